@@ -1,0 +1,3 @@
+"""Sfumato: a complete, local Stable Diffusion system."""
+
+__version__ = "0.1.0"

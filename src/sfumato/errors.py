@@ -1,0 +1,60 @@
+"""Everything Sfumato refuses to do, as one small tree.
+
+    SfumatoError                what was given, what was expected, what to do
+    ├── RequestError            a generation request that makes no sense
+    ├── PromptError             a prompt beyond the stated limits
+    ├── WeightsError            a weights file that cannot be trusted or does not fit
+    │   ├── UnsafeFileError     it would have to execute something to be read
+    │   └── UnknownModelError   no known family has these keys
+    ├── ModelNotFoundError      no such checkpoint, VAE or folder
+    ├── DownloadError           a pull that did not end in a complete, verified file
+    ├── OutOfMemoryError        predicted or met; carries the numbers
+    ├── OutputError             a picture or file that could not be written or read
+    └── TrainingError           data, configuration or arithmetic that stops a training run
+
+Every message is one line for the user. Broken invariants of our own are assertions, not errors.
+"""
+
+
+class SfumatoError(Exception):
+    """Base of every error meant for the user; `str(error)` is the one line shown."""
+
+
+class RequestError(SfumatoError, ValueError):
+    """A generation request is out of range or contradictory."""
+
+
+class PromptError(SfumatoError, ValueError):
+    """A prompt is beyond the stated limits."""
+
+
+class WeightsError(SfumatoError, ValueError):
+    """A weights file is truncated, inconsistent or does not fit the network."""
+
+
+class UnsafeFileError(WeightsError):
+    """A file would have to execute code to be read."""
+
+
+class UnknownModelError(WeightsError):
+    """The tensors in a file belong to no known model family."""
+
+
+class ModelNotFoundError(SfumatoError, LookupError):
+    """A named checkpoint, VAE or folder does not exist."""
+
+
+class DownloadError(SfumatoError, OSError):
+    """A download did not end in a complete, verified file."""
+
+
+class OutOfMemoryError(SfumatoError, MemoryError):
+    """A request needs more memory than there is."""
+
+
+class OutputError(SfumatoError, OSError):
+    """A picture or file cannot be written or read."""
+
+
+class TrainingError(SfumatoError, RuntimeError):
+    """Data, configuration or arithmetic stops a training run."""

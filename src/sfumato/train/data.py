@@ -1,0 +1,133 @@
+"""Pictures and captions as a training run reads them.
+
+Shape letters: N pictures, B batch, H W pixels.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from sfumato.errors import TrainingError
+from sfumato.train.config import DataConfig
+
+PICTURES, CAPTIONS = "pictures.npy", "captions.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PictureSet:
+    """A packed data set: one array of pictures, and for each its captions and sampling weight."""
+
+    pictures: NDArray[np.uint8]  # (N,H,W,3), memory-mapped
+    captions: Sequence[tuple[str, ...]]  # N rows; one caption of a row is drawn at each visit
+    weights: NDArray[np.float64]  # (N,), sums to 1
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def fingerprint(self) -> str:
+        """Hash the pictures' bytes: 16 hex digits that name caches made from them."""
+        digest = hashlib.sha256(str(self.pictures.shape).encode())
+        for start in range(0, len(self), 256):
+            digest.update(np.ascontiguousarray(self.pictures[start : start + 256]))
+        return digest.hexdigest()[:16]
+
+
+def open_pictures(folder: Path) -> PictureSet:
+    """Open a packed data set (`pictures.npy` and `captions.jsonl`) or a folder of images.
+
+    In a folder of images each may have a caption in a text file of the same name; images are cropped to the
+    central square and resized to the smallest side found among them.
+
+    Args:
+        folder: the data set.
+
+    Raises:
+        TrainingError: nothing there, or a file in it is broken (its name is given).
+    """
+    if not (folder / PICTURES).is_file():
+        return _pack_images(folder)
+    try:
+        pictures = np.load(folder / PICTURES, mmap_mode="r")
+        rows = [json.loads(line) for line in (folder / CAPTIONS).read_text("utf-8").splitlines()]
+        captions = [tuple(row["captions"]) for row in rows]
+        weights = np.array([row.get("weight", 1.0) for row in rows], np.float64)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{folder} is not a packed data set: {error}") from error
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or len(pictures) != len(captions):
+        raise TrainingError(
+            f"{folder}: expected (N,H,W,3) bytes and N captions, got {pictures.shape} "
+            f"{pictures.dtype} and {len(captions)} captions"
+        )
+    if not len(captions) or not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() == 0:
+        raise TrainingError(f"{folder}: needs at least one picture and weights >= 0 with a positive sum")
+    return PictureSet(pictures=pictures, captions=captions, weights=weights / weights.sum())
+
+
+def _pack_images(folder: Path) -> PictureSet:
+    names = sorted(p for p in folder.glob("*") if p.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"})
+    if not names:
+        raise TrainingError(f"no {PICTURES} and no images in {folder}")
+    squares = []
+    for name in names:
+        try:
+            with Image.open(name) as image:
+                picture = ImageOps.exif_transpose(image).convert("RGB")
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise TrainingError(f"{name} cannot be read as an image: {error}") from error
+        squares.append(ImageOps.fit(picture, (min(picture.size),) * 2))
+    side = max(8, min(picture.width for picture in squares) // 8 * 8)
+    texts = [name.with_suffix(".txt") for name in names]
+    return PictureSet(
+        pictures=np.stack([np.asarray(p.resize((side, side), Image.Resampling.LANCZOS)) for p in squares]),
+        captions=[(t.read_text("utf-8").strip(),) if t.is_file() else ("",) for t in texts],
+        weights=np.full(len(names), 1 / len(names)),
+    )
+
+
+def draw_pictures(data: PictureSet, config: DataConfig, rng: np.random.Generator, size: int) -> Tensor:
+    """Draw a batch with the variations the configuration asks for.
+
+    Args:
+        data: the pictures.
+        config: crop side, flips, channel shuffling.
+        rng: the only source of randomness.
+        size: B.
+
+    Returns:
+        (B,3,H,W) float32 in [-1, 1], channels last in memory.
+    """
+    rows = rng.choice(len(data), size, p=data.weights)
+    height, width = data.pictures.shape[1:3]
+    side = config.crop or height
+    batch = np.empty((size, side, config.crop or width, 3), np.uint8)
+    for place, row in enumerate(rows):
+        picture = data.pictures[row]
+        if config.crop:
+            top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+            picture = picture[top : top + side, left : left + side]
+        if config.flip and rng.random() < 0.5:
+            picture = picture[:, ::-1]
+        if config.permute_channels and rng.random() < 0.5:
+            picture = picture[..., rng.permutation(3)]
+        batch[place] = picture
+    return pixels_to_tensor(batch)
+
+
+def pixels_to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
+    """Turn (B,H,W,3) bytes into (B,3,H,W) float32 in [-1, 1], channels last in memory."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def tensor_to_pixels(images: Tensor) -> NDArray[np.uint8]:
+    """Turn (B,3,H,W) in [-1, 1] into (B,H,W,3) bytes, clamped and rounded."""
+    scaled = images.detach().float().add(1).mul(127.5).round().clamp(0, 255)
+    array: NDArray[np.uint8] = scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+    return array

@@ -1,0 +1,132 @@
+"""What a training run is at a step: weights, optimiser, average. Nothing random lives here.
+
+Randomness is derived anew at every step from (seed, step), so a run resumed from a saved state goes on bit for
+bit as one that was never stopped.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.errors import TrainingError
+from sfumato.train.config import OptimiserConfig
+from sfumato.weights import files
+
+_MASTER, _AVERAGE, _FIRST, _SECOND = "master", "average", "first_moment", "second_moment"
+
+
+class TrainState:
+    """Trainable parameters with their float32 masters, AdamW moments and exponential moving average.
+
+    The network may hold its parameters in bfloat16: gradients are widened to float32, the optimiser steps on
+    the masters, and the rounded result is written back. That is mixed precision without casting every weight
+    at every step.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], config: OptimiserConfig, ema_decay: float):
+        self.step = 0
+        self.names = list(parameters)
+        self.parameters = list(parameters.values())
+        self.master = [p.detach().float().clone() for p in self.parameters]
+        self.average = [m.clone() for m in self.master]
+        self.config = config
+        self.ema_decay = ema_decay
+        self.optimiser = torch.optim.AdamW(
+            self.master, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        )
+
+    def rate(self, steps: int) -> float:
+        """Give the learning rate of the step to come: linear warm-up, then the chosen decay over `steps`."""
+        peak, warmup = self.config.rate, self.config.warmup_steps
+        if self.step < warmup:
+            return peak * (self.step + 1) / warmup
+        left = 1 - (self.step - warmup) / max(1, steps - warmup)
+        factor = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}
+        return peak * factor[self.config.decay]
+
+    @torch.no_grad()
+    def apply_gradients(self, rate: float) -> float:
+        """Clip the gradients, step, average.
+
+        Args:
+            rate: the learning rate.
+
+        Returns:
+            The gradients' norm before clipping.
+
+        Raises:
+            TrainingError: the norm is not finite; nothing has been changed.
+        """
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
+        wide = [g.to(torch.float32, memory_format=torch.preserve_format) for g in gradients]
+        norm = torch.nn.utils.get_total_norm(wide)
+        if not torch.isfinite(norm):
+            raise TrainingError(
+                f"step {self.step}: the gradient is not finite; lower optimiser.rate (now {rate:.2e}) "
+                "and resume from the last save"
+            )
+        if norm > self.config.clip_norm:
+            torch._foreach_mul_(wide, self.config.clip_norm / float(norm))
+        for master, gradient in zip(self.master, wide, strict=True):
+            master.grad = gradient
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        torch._foreach_copy_(self.parameters, self.master)
+        for parameter, master in zip(self.parameters, self.master, strict=True):
+            parameter.grad = master.grad = None
+        self.step += 1
+        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.average, self.master, 1 - decay)
+        return float(norm)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """Give the averaged float32 weights by name."""
+        return dict(zip(self.names, self.average, strict=True))
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write the whole state to one safetensors file, complete or not at all."""
+        tensors: dict[str, Tensor] = {}
+        for index, name in enumerate(self.names):
+            moments = self.optimiser.state[self.master[index]]
+            tensors[f"{_MASTER}.{name}"] = self.master[index]
+            tensors[f"{_AVERAGE}.{name}"] = self.average[index]
+            if moments:
+                tensors[f"{_FIRST}.{name}"] = moments["exp_avg"]
+                tensors[f"{_SECOND}.{name}"] = moments["exp_avg_sq"]
+        header = {"training_state": json.dumps({"step": self.step, "config": fingerprint})}
+        files.write_safetensors(path, tensors, header)
+
+    @torch.no_grad()
+    def load(self, path: Path, fingerprint: str) -> None:
+        """Go back to a saved state.
+
+        Raises:
+            TrainingError: the state belongs to another configuration or other data, or to other networks.
+        """
+        header = files.read_header(path)
+        saved = json.loads(header.metadata.get("training_state", "{}"))
+        if saved.get("config") != fingerprint:
+            raise TrainingError(
+                f"{path} was made by another configuration ({saved.get('config')}, now {fingerprint}); "
+                "start anew or restore the configuration"
+            )
+        tensors = files.read_safetensors(path)
+        wanted = {f"{_MASTER}.{name}" for name in self.names}
+        if wanted - tensors.keys():
+            raise TrainingError(f"{path} lacks {sorted(wanted - tensors.keys())[:3]} …: other networks?")
+        self.step = saved["step"]
+        for index, name in enumerate(self.names):
+            self.master[index].copy_(tensors[f"{_MASTER}.{name}"])
+            self.average[index].copy_(tensors[f"{_AVERAGE}.{name}"])
+            if f"{_FIRST}.{name}" in tensors:
+                self.optimiser.state[self.master[index]] = {
+                    "step": torch.tensor(float(self.step)),
+                    "exp_avg": tensors[f"{_FIRST}.{name}"].clone(memory_format=torch.preserve_format),
+                    "exp_avg_sq": tensors[f"{_SECOND}.{name}"].clone(memory_format=torch.preserve_format),
+                }
+        torch._foreach_copy_(self.parameters, self.master)
