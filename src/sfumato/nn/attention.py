@@ -21,6 +21,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, heads: int = 1, causal: bool =
         (B,T,C), in the dtype and on the device of the queries.
     """
     split = (len(q), -1, heads, q.shape[2] // heads)
-    q, k, v = (x.view(split).transpose(1, 2) for x in (q, k, v))  # (B,heads,T or S,C/heads)
+    q, k, v = (x.reshape(split).transpose(1, 2) for x in (q, k, v))  # (B,heads,T or S,C/heads)
     out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # (B,heads,T,C/heads)
     return out.transpose(1, 2).flatten(2)  # (B,T,C)

@@ -56,12 +56,12 @@ def zeroed(module: M) -> M:
 
 def to_tokens(x: Tensor) -> Tensor:
     """Read an image (B,C,H,W) as tokens (B,T,C), row by row."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
+    return x.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
 
 
 def to_image(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     """Read tokens (B,T,C) as an image (B,C,H,W), channels_last in memory; the inverse of `to_tokens`."""
-    return tokens.view(len(tokens), *size, -1).permute(0, 3, 1, 2)
+    return tokens.reshape(len(tokens), *size, -1).permute(0, 3, 1, 2)
 
 
 def timestep_embedding(timesteps: Tensor, width: int, max_period: float = 10000.0) -> Tensor:

@@ -175,8 +175,8 @@ class TransformerBlock(nn.Module):
         h = self.norm1(x)
         x = x + self.attn1(h, h)
         x = x + self.attn2(self.norm2(x), context)
-        x = x + self.ff(self.norm3(x))
-        return x
+        out: Tensor = x + self.ff(self.norm3(x))
+        return out
 
 
 class SpatialTransformer(nn.Module):
