@@ -1,0 +1,70 @@
+"""From a network's prediction to clean latents.
+
+Samplers know one thing: a `Denoiser`. What the network predicts (noise or velocity), guidance, control and
+masks are wrappers that give a denoiser again.
+
+Shape letters: B pictures, C latent channels, H W latent size.
+"""
+
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec
+
+from torch import Tensor
+
+from sfumato.diffusion.losses import Prediction
+from sfumato.diffusion.schedules import NoiseLevels
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""x (B,C,H,W) = clean + sigma noise, sigma (B,) > 0 -> the expected clean latents (B,C,H,W)."""
+
+Told = ParamSpec("Told")  # whatever else a network is told: its context, its control
+
+
+def parameterise(
+    network: Callable[Concatenate[Tensor, Tensor, Told], Tensor], levels: NoiseLevels, prediction: Prediction
+) -> Callable[Concatenate[Tensor, Tensor, Told], Tensor]:
+    """Turn a network that predicts noise or velocity into a denoiser.
+
+    The network sees latents of unit variance, x / sqrt(sigma^2 + 1), and the timestep at which it was trained
+    on this sigma, a fraction where sigma lies between two levels. What it returns is brought to the dtype of
+    x; all arithmetic here is in the dtype of x.
+
+    Source: Karras et al. 2022 (arXiv:2206.00364), section 5 and table 1 (column iDDPM + DDIM): c_in;
+    velocity: Salimans & Ho 2022 (arXiv:2202.00512), appendix D.
+
+    Args:
+        network: (scaled latents (B,C,H,W), timesteps (B,) float, …) -> prediction (B,C,H,W), any dtype.
+            Further arguments are handed on. It casts its input and adds channels where its weights want that.
+        levels: what the network was trained on, on the latents' device.
+        prediction: "eps" or "v".
+
+    Returns:
+        (x, sigma, …) -> clean latents; a `Denoiser` where the network takes no further arguments, a
+        `guidance.ContextDenoiser` where it takes its context.
+    """
+
+    def denoise(x: Tensor, sigma: Tensor, /, *args: Told.args, **kwargs: Told.kwargs) -> Tensor:
+        s = sigma.view(-1, 1, 1, 1)
+        c_in = (s.square() + 1).rsqrt()
+        predicted = network(x * c_in, levels.timestep(sigma), *args, **kwargs).to(x.dtype)
+        if prediction == "eps":
+            return x - s * predicted
+        return c_in.square() * x - s * c_in * predicted
+
+    return denoise
+
+
+class Watched:
+    """A denoiser that counts its calls and keeps its last answer, for previews and progress."""
+
+    def __init__(self, denoise: Denoiser) -> None:
+        """Wrap `denoise`; nothing was asked yet."""
+        self.denoise = denoise
+        self.calls = 0
+        self.clean: Tensor | None = None  # (B,C,H,W)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Give what the wrapped denoiser gives."""
+        self.clean = self.denoise(x, sigma)
+        self.calls += 1
+        return self.clean

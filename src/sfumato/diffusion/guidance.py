@@ -1,0 +1,134 @@
+"""Classifier-free guidance: away from what every picture has, towards what the prompt says.
+
+Shape letters: B pictures, C latent channels, H W latent size, T tokens (77 per chunk), E embedding width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from sfumato.diffusion.denoisers import Denoiser
+
+ContextDenoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""x (B,C,H,W), sigma (B,), context (B,T,E) -> clean latents (B,C,H,W)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """One of the prompts joined by AND."""
+
+    context: Tensor  # (B,T,E), or (1,T,E) for all pictures
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Contexts:
+    """What the network is told in one call."""
+
+    positive: tuple[Part, ...]  # at least one
+    negative: Tensor | None  # (B,T,E) or (1,T,E); T may differ; None only where `needs_negative` says so
+
+    def __post_init__(self) -> None:
+        assert self.positive, "a prompt has at least one part"
+
+
+ContextsAt = Callable[[int], Contexts]
+"""Number of the denoiser call, from 0 -> what the network is told in it."""
+
+
+def needs_negative(scale: float, weights: Sequence[float] = (1.0,)) -> bool:
+    """Tell whether guidance calls the network with the negative prompt at all.
+
+    Source: own; where scale = 1 and the weights sum to 1 the negative prompt cancels.
+
+    Args:
+        scale: guidance s.
+        weights: of the positive parts.
+    """
+    return scale != 1 or sum(weights) != 1
+
+
+def guide(
+    denoise: ContextDenoiser, contexts: Contexts | ContextsAt, scale: float, rescale: float = 0.0
+) -> Denoiser:
+    """Give the denoiser uncond + s · sum_i w_i (cond_i - uncond), for one sampling run.
+
+    All prompts go through the network in one batch; those of another length T are run apart. Parts joined by
+    AND are first brought to one length by repeating the last vector. At s = 1 (and weights that sum to 1) the
+    network sees the positive parts only, at s = 0 only the negative prompt.
+
+    Prompts that change on the way (prompt editing, alternation): pass a function instead of `Contexts`. It is
+    asked at each call of the denoiser with the number of calls made before, 0 for the first. Samplers know
+    nothing of it. A sampler calls the denoiser `SamplerSpec.calls_per_step` times a step (the last step may
+    need fewer), so a timeline is laid out over steps · calls_per_step calls. As the denoiser counts, make a
+    new one for each run.
+
+    Source: Ho & Salimans 2022 (arXiv:2207.12598); parts: Liu et al. 2022 (arXiv:2206.01714), equation 12;
+    rescale: Lin et al. 2023 (arXiv:2305.08891), equations 15 and 16, taken on the velocity whatever the
+    network predicts.
+
+    Args:
+        denoise: a denoiser that is told a context.
+        contexts: what it is told: the same for all calls, or a function of the call's number.
+        scale: guidance s, >= 0; 1 = none.
+        rescale: phi in [0, 1]: how far the prediction's spread is brought back to the one without guidance.
+    """
+    calls = count()
+
+    def denoise_guided(x: Tensor, sigma: Tensor) -> Tensor:
+        told = contexts if isinstance(contexts, Contexts) else contexts(next(calls))
+        weights = [part.weight for part in told.positive]
+        positive = _same_length([part.context for part in told.positive])
+        if not needs_negative(scale, weights):
+            return _weighted_sum(_run(denoise, x, sigma, positive), weights)
+        assert told.negative is not None, f"guidance {scale} without a negative prompt"
+        if scale == 0:
+            return _run(denoise, x, sigma, [told.negative])[0]
+        uncond, *conds = _run(denoise, x, sigma, [told.negative, *positive])
+        direction = _weighted_sum([cond - uncond for cond in conds], weights)
+        guided = uncond + scale * direction
+        return guided if rescale == 0 else _rescaled(x, sigma, guided, uncond + direction, rescale)
+
+    return denoise_guided
+
+
+def _run(denoise: ContextDenoiser, x: Tensor, sigma: Tensor, contexts: Sequence[Tensor]) -> list[Tensor]:
+    """Denoise x under each context, those of equal length in one batch."""
+    clean: dict[int, Tensor] = {}
+    for length in dict.fromkeys(context.shape[1] for context in contexts):
+        rows = [row for row, context in enumerate(contexts) if context.shape[1] == length]
+        context = torch.cat([contexts[row].expand(len(x), -1, -1) for row in rows])  # (rows B,T,E)
+        batch = denoise(x.repeat(len(rows), 1, 1, 1), sigma.repeat(len(rows)), context)  # (rows B,C,H,W)
+        clean |= zip(rows, batch.chunk(len(rows)), strict=True)
+    return [clean[row] for row in range(len(contexts))]
+
+
+def _same_length(contexts: Sequence[Tensor]) -> list[Tensor]:
+    longest = max(context.shape[1] for context in contexts)
+    return [
+        torch.cat([context, context[:, -1:].expand(-1, longest - context.shape[1], -1)], 1)
+        if context.shape[1] < longest
+        else context
+        for context in contexts
+    ]
+
+
+def _weighted_sum(terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    total = weights[0] * terms[0]
+    for weight, term in zip(weights[1:], terms[1:], strict=True):
+        total = total + weight * term
+    return total
+
+
+def _rescaled(x: Tensor, sigma: Tensor, guided: Tensor, plain: Tensor, phi: float) -> Tensor:
+    # The velocity is proportional to x / (sigma^2 + 1) - clean; the factor cancels in the ratio of spreads.
+    still = x / (sigma.view(-1, 1, 1, 1).square() + 1)
+
+    def spread(clean: Tensor) -> Tensor:
+        return (clean - still).std(dim=(1, 2, 3), keepdim=True)  # (B,1,1,1)
+
+    ratio = spread(plain) / spread(guided).clamp(min=1e-12)
+    return still + (guided - still) * (phi * ratio + 1 - phi)

@@ -1,0 +1,189 @@
+"""Standard normal noise that belongs to a picture's seed, not to its batch or its machine.
+
+Two kinds: a sequence of independent draws (`ImageNoise`: starting latents, ancestral samplers) and the
+increments of one Brownian path (`BrownianNoise`: SDE samplers). Every picture has its own seed and its own
+generator, so picture k of a batch is the picture made alone with seed + k.
+
+Shape letters: B pictures, C latent channels, H W latent size, N = C H W.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sfumato.types import MAX_SEED, NoiseSource
+
+NoiseKind = Literal["none", "fresh", "brownian"]
+NoiseSampler = Callable[[float, float], Tensor]
+"""(sigma, sigma_next) -> standard normal (B,C,H,W) for the step between them; any device, float32."""
+
+Words = npt.NDArray[np.uint64]  # 32-bit words, kept in 64 so that products do not overflow
+
+_BITS = np.uint64(32)
+_WORD = np.uint64(0xFFFFFFFF)
+_ROUNDS = 10
+_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))  # golden ratio and sqrt(3) - 1, as fractions of 2^32
+
+_PATH_STREAM = 1  # second counter word of Brownian draws; pictures use 0
+_OCTAVES = (-11.0, 13.0)  # log2 of sigma, from 0.0005 to 8192
+_LEAVES = 2**15  # a leaf is 0.0007 octaves: steps down to 0.05 % of sigma are told apart
+
+
+def image_seeds(seed: int, count: int) -> tuple[int, ...]:
+    """Give each of `count` pictures its seed: seed, seed + 1, …, wrapping at 2^64.
+
+    Source: own; the rule of the field's interfaces.
+
+    Args:
+        seed: of the first picture, 0 to 2^64 - 1.
+        count: pictures, at least 1.
+    """
+    return tuple((seed + k) & MAX_SEED for k in range(count))
+
+
+def philox_normal(seeds: Sequence[int], draw: int, shape: Sequence[int], stream: int = 0) -> Tensor:
+    """Draw standard normal numbers from the counter-based generator Philox4x32-10.
+
+    Equal (to rounding) to what torch draws on an NVIDIA GPU for tensors that one kernel launch covers.
+
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; normal numbers by
+    Box & Muller 1958, the sine branch.
+
+    Args:
+        seeds: one per picture, 0 to 2^64 - 1.
+        draw: number of the draw, from 0 to 2^32 - 1.
+        shape: of one picture's numbers, fewer than 2^32.
+        stream: another sequence for the same seed, 0 to 2^32 - 1.
+
+    Returns:
+        (B, *shape) float32 on the CPU.
+    """
+    key = np.array(seeds, dtype=np.uint64)[:, None]  # (B,1)
+    element = np.arange(math.prod(shape), dtype=np.uint64)  # (N,)
+    first, second = _philox((draw, stream, element, 0), (key & _WORD, key >> _BITS))  # (B,N) each
+    u = first * 2.0**-32 + 2.0**-33  # in (0, 1)
+    v = (second * 2.0**-32 + 2.0**-33) * (2 * math.pi)  # in (0, 2 pi)
+    normal = np.sqrt(-2 * np.log(u)) * np.sin(v)
+    return torch.from_numpy(normal.astype(np.float32)).view(len(seeds), *shape)
+
+
+def _philox(counter: tuple[int, int, Words, int], key: tuple[Words, Words]) -> tuple[Words, Words]:
+    zero = np.zeros_like(key[0])
+    c0, c1, c2, c3 = (zero + np.uint64(part) if isinstance(part, int) else zero + part for part in counter)
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        even, odd = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (odd >> _BITS) ^ c1 ^ k0, odd & _WORD, (even >> _BITS) ^ c3 ^ k1, even & _WORD
+        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    return c0, c1
+
+
+class ImageNoise:
+    """Successive independent draws, one generator per picture.
+
+    The first draw makes the starting latents; ancestral samplers take the following ones.
+    """
+
+    def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int], source: NoiseSource) -> None:
+        """Start every picture's sequence at its first draw.
+
+        Args:
+            seeds: one per picture, 0 to 2^64 - 1.
+            shape: of one picture's latents, (C,H,W).
+            source: "philox" = the portable generator; "cpu" = torch's CPU generator.
+        """
+        assert seeds, "noise for no picture"
+        self.seeds = tuple(seeds)
+        self.shape = shape
+        self.source = source
+        self._draws = 0
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds] if source == "cpu" else []
+
+    def draw(self) -> Tensor:
+        """Give the next (B,C,H,W) standard normal numbers, float32 on the CPU."""
+        self._draws += 1
+        if self.source == "cpu":
+            return torch.stack([torch.randn(self.shape, generator=each) for each in self._generators])
+        return philox_normal(self.seeds, self._draws - 1, self.shape)
+
+
+class BrownianNoise:
+    """Normalised increments of one Brownian path per picture, over the logarithm of sigma.
+
+    Increments over disjoint intervals are independent; over overlapping ones they are as correlated as the
+    path demands; and the path depends on the seed alone, so more steps refine the same picture. Values are
+    found by Lévy's construction: each midpoint is the mean of its neighbours plus independent noise that the
+    portable generator gives for (seed, midpoint). Times are rounded to a fixed grid and increments normalised
+    by the rounded length, so their variance is exactly 1.
+    """
+
+    def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int]) -> None:
+        """Fix the paths; nothing is drawn beyond their two ends.
+
+        Args:
+            seeds: one per picture, 0 to 2^64 - 1.
+            shape: of one picture's latents, (C,H,W).
+        """
+        self._seeds, self._shape = tuple(seeds), shape
+        end = self._normal(0) * math.sqrt(_LEAVES)
+        self._ends = {0: torch.zeros_like(end), _LEAVES: end}
+        self._nodes = dict(self._ends)  # W at the grid points of the last two queries' paths through the tree
+
+    def __call__(self, sigma: float, sigma_next: float) -> Tensor:
+        """Give (W(sigma_next) - W(sigma)) / sqrt(length): (B,C,H,W), standard normal, float32 on the CPU."""
+        start, stop = _leaf(sigma), _leaf(sigma_next)
+        if start == stop:  # closer than the grid: the nearest increment of the right sign
+            start, stop = (stop + 1, stop) if stop < _LEAVES else (stop, stop - 1)
+        increment = self.increment(start, stop)
+        return (increment / math.sqrt(abs(stop - start))).float()
+
+    def increment(self, start: int, stop: int) -> Tensor:
+        """Give W(stop) - W(start) between two grid points: (B,C,H,W) float64, of variance |stop - start|."""
+        needed = _ancestors(start) | _ancestors(stop)
+        nodes = {point: self._nodes[point] for point in needed if point in self._nodes} | self._ends
+        for point, (low, high) in needed.items():
+            if point not in nodes:
+                spread = math.sqrt((high - low) / 4)
+                nodes[point] = (nodes[low] + nodes[high]) / 2 + spread * self._normal(point)
+        self._nodes = nodes
+        return nodes[stop] - nodes[start]
+
+    def _normal(self, point: int) -> Tensor:
+        return philox_normal(self._seeds, point, self._shape, stream=_PATH_STREAM).double()
+
+
+def _leaf(sigma: float) -> int:
+    low, high = _OCTAVES
+    share = (math.log2(sigma) - low) / (high - low)
+    return round(min(max(share, 0.0), 1.0) * _LEAVES)
+
+
+def _ancestors(leaf: int) -> dict[int, tuple[int, int]]:
+    """List the midpoints to be known for `leaf`, itself included, coarse to fine, with their neighbours."""
+    low, high = 0, _LEAVES
+    found: dict[int, tuple[int, int]] = {}
+    while leaf not in (low, high):
+        middle = (low + high) // 2
+        found[middle] = (low, high)
+        low, high = (low, middle) if leaf <= middle else (middle, high)
+    return found
+
+
+def noise_sampler(kind: NoiseKind, noise: ImageNoise) -> NoiseSampler:
+    """Give a sampler its noise: further draws of each picture's sequence, or its Brownian path.
+
+    Source: own.
+
+    Args:
+        kind: what the sampler's row in `SAMPLERS` asks for.
+        noise: the pictures' sequence, the starting latents already drawn.
+    """
+    if kind == "brownian":
+        return BrownianNoise(noise.seeds, noise.shape)
+    return lambda sigma, sigma_next: noise.draw()
