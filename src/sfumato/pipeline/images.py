@@ -1,0 +1,234 @@
+"""Pictures as files: written whole or not at all, never over another, with their parameters inside.
+
+PNG carries the infotext in the text chunk `parameters` (iTXt where Latin-1 cannot hold it), JPEG and WebP in
+the EXIF field UserComment. Reading trusts nothing: three formats only, and sizes checked before decoding.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import secrets
+import struct
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from sfumato.errors import OutputError, RequestError
+
+MAX_PIXELS = 2**27  # decoded at most; a header that announces more is refused
+MAX_TEXT_CHARS = 30_000  # of infotext in a JPEG, whose EXIF block ends at 64 KiB in UTF-16
+
+_EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
+_UNICODE = b"UNICODE\0"
+_READABLE = ("PNG", "JPEG", "WEBP")
+_SUFFIXES: Mapping[str, tuple[str, int]] = MappingProxyType(  # name: Pillow's format, longest side in pixels
+    {"png": ("PNG", 2**31 - 1), "jpg": ("JPEG", 65500), "webp": ("WEBP", 16383)}
+)
+FORMATS = tuple(_SUFFIXES)
+_NUMBERED = re.compile(r"(\d{5,12})-")
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES)
+
+
+def check_format(file_format: str, width: int, height: int, text_chars: int) -> None:
+    """Refuse before any work what the file format could not hold in the end.
+
+    Raises RequestError for an unknown format, a side too long for it, or more text than a JPEG can carry.
+    """
+    if file_format not in _SUFFIXES:
+        raise RequestError(f"format {file_format!r} is not one of {', '.join(FORMATS)}")
+    longest = _SUFFIXES[file_format][1]
+    if max(width, height) > longest:
+        raise RequestError(
+            f"{width}×{height} is beyond the {longest} pixels of a {file_format} side; use png"
+        )
+    if file_format == "jpg" and text_chars > MAX_TEXT_CHARS:
+        raise RequestError(
+            f"prompts of {text_chars:,} characters do not fit a jpg ({MAX_TEXT_CHARS:,}); use png or webp"
+        )
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Make the folder if it is missing and see that one can write into it. Raises OutputError otherwise."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _output_error(folder, error) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: no permission to write here; choose another folder with --output")
+    return folder
+
+
+def save(image: Image.Image, folder: Path, label: str, infotext: str, file_format: str = "png") -> Path:
+    """Write `image` as the next number of `folder`: `00001-LABEL.png`. The label is the seed, or `grid`.
+
+    The file appears under its name complete or not at all and replaces no other, even when several processes
+    write into one folder. Raises OutputError: disk full, folder unwritable.
+    """
+    suffix = file_format
+    safe = re.sub(r"[^\w-]", "_", label)[:64]
+
+    def encode(file: BinaryIO) -> None:
+        _encode(image, file, infotext, file_format)
+
+    try:
+        number = _next_number(folder)
+        temporary = _write_temporary(folder, encode)
+        try:
+            while True:
+                path = folder / f"{number:05d}-{safe}.{suffix}"
+                try:
+                    _publish(temporary, path)
+                    return path
+                except FileExistsError:
+                    number += 1
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+    except OSError as error:
+        raise _output_error(folder, error) from error
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decode a PNG, JPEG or WebP file, its size checked first.
+
+    Raises OutputError: no such file, no picture, damaged, more than `MAX_PIXELS`.
+    """
+    with _reading(path) as image:
+        image.load()
+        return image.copy()
+
+
+def read_infotext(path: Path) -> str | None:
+    """The generation parameters in a picture's file, None if it carries none.
+
+    Raises OutputError: no such file, no picture, damaged, text beyond Pillow's limits.
+    """
+    with _reading(path) as image:
+        comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+        if "parameters" not in image.info and image.format == "PNG":
+            image.load()  # text may stand behind the pixels
+        text = image.info.get("parameters")
+    if isinstance(text, str):
+        return str(text)
+    return _comment_text(comment) if isinstance(comment, bytes) else None
+
+
+def to_image(pixels: Any) -> Image.Image:
+    """8-bit picture from an (H,W,3) uint8 array."""
+    return Image.fromarray(pixels)
+
+
+def grid(images: Sequence[Image.Image]) -> Image.Image:
+    """All pictures of one size in one: round(√n) rows, filled row by row, the rest black."""
+    assert images, "a grid of nothing"
+    width, height = images[0].size
+    rows = max(1, round(math.sqrt(len(images))))
+    columns = math.ceil(len(images) / rows)
+    sheet = Image.new("RGB", (columns * width, rows * height))
+    for place, image in enumerate(images):
+        sheet.paste(image, (place % columns * width, place // columns * height))
+    return sheet
+
+
+def _encode(image: Image.Image, file: BinaryIO, infotext: str, file_format: str) -> None:
+    pillow_format = _SUFFIXES[file_format][0]
+    if pillow_format == "PNG":
+        text = PngInfo()
+        if infotext:
+            text.add_text("parameters", infotext)
+        image.save(file, format="PNG", pnginfo=text)
+        return
+    exif = Image.Exif()
+    if infotext:
+        exif.endian = ">"  # the comment is big-endian for every reader only if the block is
+        exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = _UNICODE + infotext.encode("utf-16-be")
+    image.save(file, format=pillow_format, quality=92, exif=exif)
+
+
+def _comment_text(comment: bytes) -> str | None:
+    """UserComment as text: UTF-16 of the byte order that gives the fewer exotic characters, or UTF-8."""
+    if not comment.startswith(_UNICODE):
+        return comment.removeprefix(b"ASCII\0\0\0").decode("utf-8", "replace").strip("\0") or None
+    data = comment.removeprefix(_UNICODE)
+    data = data[: len(data) // 2 * 2]
+    big_endian = data[0::2].count(0) >= data[1::2].count(0)
+    return data.decode("utf-16-be" if big_endian else "utf-16-le", "replace").removeprefix("\ufeff") or None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Image.Image]:
+    """Open a picture's file, its pixels not yet decoded, and turn whatever is wrong with it into OutputError.
+
+    What Pillow warns of (its own limit on pixels, which ours replaces; odd EXIF fields) is passed over.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_READABLE) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise OutputError(
+                        f"{path}: {width}×{height} is more than the {MAX_PIXELS:,} pixels that are read"
+                    )
+                yield image
+    except OutputError:
+        raise
+    except UnidentifiedImageError as error:
+        raise OutputError(f"{path}: not a PNG, JPEG or WebP picture") from error
+    except Image.DecompressionBombError as error:
+        raise OutputError(f"{path}: more than the {MAX_PIXELS:,} pixels that are read") from error
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror or error}") from error
+    except (ValueError, SyntaxError, KeyError, TypeError, struct.error) as error:
+        raise OutputError(f"{path}: the picture is damaged: {error}") from error
+
+
+def _next_number(folder: Path) -> int:
+    with os.scandir(folder) as entries:
+        numbers = [int(match[1]) for entry in entries if (match := _NUMBERED.match(entry.name))]
+    return max(numbers, default=0) + 1
+
+
+def _write_temporary(folder: Path, encode: Callable[[BinaryIO], None]) -> Path:
+    """A complete, flushed file under a hidden name in `folder`; none is left if anything stops it."""
+    path = folder / f".sfumato-{secrets.token_hex(8)}.part"
+    try:
+        with path.open("xb") as file:
+            encode(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:  # Ctrl-C included: leave nothing partial behind
+        with suppress(FileNotFoundError):
+            path.unlink()
+        raise
+    return path
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give the file its name, atomically, unless the name is taken (FileExistsError)."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        path.open("xb").close()  # reserves the name where the file system knows no hard links
+        temporary.replace(path)
+
+
+def _output_error(folder: Path, error: OSError) -> OutputError:
+    if error.errno == errno.ENOSPC:
+        return OutputError(
+            f"{folder}: no space left on the disk; free some or choose another folder (--output)"
+        )
+    return OutputError(
+        f"{folder}: cannot write a picture here: {error.strerror or error}; try another --output"
+    )
