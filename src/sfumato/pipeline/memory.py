@@ -1,0 +1,146 @@
+"""How much memory a request will take, told before it is begun.
+
+The networks' activations are counted from their configuration: what is alive at once at the busiest place.
+Shape letters: B pictures in the network at once, C channels, N places (latents or pixels) of a level.
+
+- U-Net, at each stage: the skips waiting for the way up, the stage's input, and the larger of a residual
+  block (its input twice more, normalised and activated, and its output twice) and a transformer (twenty times
+  C·N: the map and its tokens, normalised copies, the gate's two halves of 4 C, one activated, the product).
+- Autoencoder, at each level of the decoder: three times the wider side of a block, or the enlarged map twice.
+
+Attention needs no matrix of N × N: the fused kernels of every device go through it in tiles.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import torch
+from torch import nn
+
+from sfumato.errors import OutOfMemoryError
+from sfumato.nn.unet import UNetConfig
+from sfumato.nn.vae import VAEConfig
+
+SLACK = 1.25  # kernels' workspaces, fragmentation
+FIXED = 64 * 2**20  # small things: noise tables, pictures, prompts
+
+_CGROUPS = (  # limit and use of a container, second and first version
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def unet_elements(config: UNetConfig, batch: int, height: int, width: int) -> int:
+    """Numbers alive at once in the U-Net for latents (batch,C,height,width)."""
+    places = [_halved(height, level) * _halved(width, level) for level in range(len(config.widths))]
+    top = len(config.widths) - 1
+    skips: list[tuple[int, int]] = [(config.widths[0], 0)]  # channels and level of each
+    for level, channels in enumerate(config.widths):
+        skips += [(channels, level)] * config.res_blocks
+        skips += [(channels, level + 1)] if level < top else []
+
+    def waiting() -> int:
+        return sum(channels * places[level] for channels, level in skips)
+
+    def stage(wide: int, out: int, level: int, attends: bool) -> int:
+        block = max(3 * wide + 2 * out, wide + 20 * out if attends else 0)
+        return waiting() + block * places[level]
+
+    x = config.widths[top]
+    peak = stage(x, x, top, attends=True)  # the middle
+    for level in reversed(range(top + 1)):
+        for _ in range(config.res_blocks + 1):
+            joined = x + skips.pop()[0]
+            x = config.widths[level]
+            peak = max(peak, stage(joined, x, level, level in config.attention_levels))
+    return batch * peak
+
+
+def vae_elements(config: VAEConfig, batch: int, height: int, width: int) -> int:
+    """Numbers alive at once in the decoder for latents (batch,C,height,width)."""
+    top = len(config.channels) - 1
+    peak, x = 0, config.channels[-1]
+    for level in reversed(range(top + 1)):
+        places = height * width * 4 ** (top - level)
+        out = config.channels[level]
+        peak = max(peak, 3 * max(x, out) * places)
+        if level:
+            peak = max(peak, 2 * out * 4 * places + out * places)
+        x = out
+    return batch * peak
+
+
+def weight_bytes(*networks: nn.Module) -> int:
+    """Bytes of all parameters and buffers."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for network in networks
+        for tensor in (*network.parameters(), *network.buffers())
+    )
+
+
+def activation_bytes(
+    unet: UNetConfig,
+    vae: VAEConfig,
+    shape: tuple[int, int, int],
+    *,
+    rows: int,
+    pictures: int,
+    dtype: torch.dtype,
+) -> int:
+    """Bytes that one batch needs beside the weights, at the busier of sampling and decoding.
+
+    Args:
+        unet: the network that is sampled.
+        vae: the autoencoder that decodes.
+        shape: (C,H,W) of one picture's latents.
+        rows: entries of the U-Net's batch: pictures times prompts.
+        pictures: pictures decoded at once.
+        dtype: of the networks.
+    """
+    _, height, width = shape
+    sampling = unet_elements(unet, rows, height, width)
+    decoding = vae_elements(vae, pictures, height, width)
+    return int(max(sampling, decoding) * dtype.itemsize * SLACK) + FIXED
+
+
+def available_bytes(device: torch.device) -> int:
+    """Bytes that can still be taken on `device` without swapping, a container's limit included."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    free = int(psutil.virtual_memory().available)
+    limits = [_container_room(Path(limit), Path(use)) for limit, use in _CGROUPS]
+    return min([free, *(room for room in limits if room is not None)])
+
+
+def require(needed: int, available: int, what: str, remedy: str) -> None:
+    """Refuse with the numbers what cannot fit.
+
+    Raises OutOfMemoryError: `what` needs more than is available; `remedy` says what to do.
+    """
+    if needed > available:
+        raise OutOfMemoryError(f"{what} needs about {gib(needed)}, {gib(available)} are free; {remedy}")
+
+
+def gib(count: int) -> str:
+    """Bytes as people read them."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def _halved(side: int, times: int) -> int:
+    for _ in range(times):
+        side = -(-side // 2)
+    return side
+
+
+def _container_room(limit: Path, use: Path) -> int | None:
+    try:
+        most, used = limit.read_text().strip(), use.read_text().strip()
+    except OSError:
+        return None
+    return int(most) - int(used) if most.isdigit() and used.isdigit() else None
