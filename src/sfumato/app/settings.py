@@ -1,0 +1,111 @@
+"""Where things are and what they run on: flags before environment before the user's file before defaults.
+
+    ~/.config/sfumato/config.toml        models = "/data/models"
+    SFUMATO_MODELS=/data/models
+    sfumato txt2img --device cpu …
+
+Nothing is read at import; `load_settings` reads, once, and hands the result on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from sfumato.errors import RequestError
+
+DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Settings(BaseSettings):
+    """Everything a user sets once instead of at every call."""
+
+    model_config = SettingsConfigDict(env_prefix="SFUMATO_", extra="forbid", frozen=True)
+
+    models: Path = Field(
+        default_factory=lambda: user_folder("data") / "models", description="folder of checkpoints"
+    )
+    outputs: Path = Field(default=Path("outputs"), description="folder of finished pictures")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="what computes")
+    dtype: DTypeName = Field(default="auto", description="the networks' numbers")
+    threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads; unset = one per core")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the user's file."""
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _from_file(config_file()))
+
+
+def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        flags: values given on the command line; None among them = not given.
+
+    Raises:
+        RequestError: a value out of range, an unknown key, a broken file; it names where.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(Settings.model_fields)
+            raise RequestError(f"{config_file()}: unknown setting {name!r}; there are {known}") from error
+        raise RequestError(
+            f"setting {name}={str(first['input'])[:60]!r}: {first['msg']}; "
+            f"set by a flag, SFUMATO_{name.upper()} or {config_file()}"
+        ) from error
+    home = {name: getattr(settings, name).expanduser() for name in ("models", "outputs")}
+    return settings.model_copy(update=home)
+
+
+def config_file() -> Path:
+    """The user's settings file, whether it exists or not."""
+    return user_folder("config") / "config.toml"
+
+
+def user_folder(kind: Literal["config", "data"]) -> Path:
+    """Sfumato's own folder for the user's configuration or data, by the system's custom."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming") / "sfumato"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "sfumato"
+    variable, otherwise = {
+        "config": ("XDG_CONFIG_HOME", ".config"),
+        "data": ("XDG_DATA_HOME", ".local/share"),
+    }[kind]
+    return Path(os.environ.get(variable) or Path.home() / otherwise) / "sfumato"
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    """The file's values, {} if there is no file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise RequestError(f"{path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: not valid TOML: {error}") from error
