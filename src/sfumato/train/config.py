@@ -14,7 +14,9 @@ class _Table(BaseModel):
 
 
 class OptimiserConfig(_Table):
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with warm-up and decay."""
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with warm-up and decay; Muon for matrices if wanted."""
+
+    matrices: Literal["adamw", "muon"] = "adamw"
 
     rate: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     warmup_steps: Annotated[int, Field(ge=0)] = 100

@@ -16,6 +16,7 @@ from sfumato.errors import TrainingError
 from sfumato.train.config import OptimiserConfig
 from sfumato.weights import files
 
+MUON_MOMENTUM = 0.95
 _MASTER, _AVERAGE, _FIRST, _SECOND = "master", "average", "first_moment", "second_moment"
 
 
@@ -38,6 +39,10 @@ class TrainState:
         self.optimiser = torch.optim.AdamW(
             self.master, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
+        self.orthogonal = [
+            config.matrices == "muon" and is_matrix(name, master)
+            for name, master in zip(self.names, self.master, strict=True)
+        ]
 
     def rate(self, steps: int) -> float:
         """Give the learning rate of the step to come: linear warm-up, then the chosen decay over `steps`."""
@@ -71,11 +76,14 @@ class TrainState:
             )
         if norm > self.config.clip_norm:
             torch._foreach_mul_(wide, self.config.clip_norm / float(norm))
-        for master, gradient in zip(self.master, wide, strict=True):
-            master.grad = gradient
+        for index, (master, gradient) in enumerate(zip(self.master, wide, strict=True)):
+            if self.orthogonal[index]:
+                self._muon_step(master, gradient, rate)
+            else:
+                master.grad = gradient
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        self.optimiser.step()
+        self.optimiser.step()  # parameters without a gradient are passed over
         torch._foreach_copy_(self.parameters, self.master)
         for parameter, master in zip(self.parameters, self.master, strict=True):
             parameter.grad = master.grad = None
@@ -83,6 +91,15 @@ class TrainState:
         decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, self.master, 1 - decay)
         return float(norm)
+
+    def _muon_step(self, master: Tensor, gradient: Tensor, rate: float) -> None:
+        state = self.optimiser.state[master]
+        if not state:
+            state["exp_avg"] = torch.zeros_like(master)
+        momentum = state["exp_avg"].lerp_(gradient, 1 - MUON_MOMENTUM)
+        rows = gradient.lerp(momentum, MUON_MOMENTUM).flatten(1)  # Nesterov; (out, in·k·k)
+        step = orthogonalise(rows) * (0.2 * max(rows.shape) ** 0.5)
+        master.mul_(1 - rate * self.config.weight_decay).sub_(step.view_as(master), alpha=rate)
 
     def averaged(self) -> dict[str, Tensor]:
         """Give the averaged float32 weights by name."""
@@ -97,6 +114,7 @@ class TrainState:
             tensors[f"{_AVERAGE}.{name}"] = self.average[index]
             if moments:
                 tensors[f"{_FIRST}.{name}"] = moments["exp_avg"]
+            if "exp_avg_sq" in moments:
                 tensors[f"{_SECOND}.{name}"] = moments["exp_avg_sq"]
         header = {"training_state": json.dumps({"step": self.step, "config": fingerprint})}
         files.write_safetensors(path, tensors, header)
@@ -123,10 +141,41 @@ class TrainState:
         for index, name in enumerate(self.names):
             self.master[index].copy_(tensors[f"{_MASTER}.{name}"])
             self.average[index].copy_(tensors[f"{_AVERAGE}.{name}"])
-            if f"{_FIRST}.{name}" in tensors:
-                self.optimiser.state[self.master[index]] = {
-                    "step": torch.tensor(float(self.step)),
-                    "exp_avg": tensors[f"{_FIRST}.{name}"].clone(memory_format=torch.preserve_format),
-                    "exp_avg_sq": tensors[f"{_SECOND}.{name}"].clone(memory_format=torch.preserve_format),
-                }
+            moments = {"exp_avg": f"{_FIRST}.{name}", "exp_avg_sq": f"{_SECOND}.{name}"}
+            found = {
+                moment: torch.empty_like(self.master[index]).copy_(tensors[key])
+                for moment, key in moments.items()
+                if key in tensors
+            }
+            if "exp_avg_sq" in found:
+                found["step"] = torch.tensor(float(self.step))
+            if found:
+                self.optimiser.state[self.master[index]] = found
         torch._foreach_copy_(self.parameters, self.master)
+
+
+def is_matrix(name: str, tensor: Tensor) -> bool:
+    """Say whether a parameter maps vectors to vectors; tables of embeddings do not."""
+    return tensor.ndim >= 2 and min(tensor.flatten(1).shape) >= 16 and "embedding" not in name
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """Replace a matrix (M,N) by one of the same singular vectors with all singular values near 1.
+
+    Source: Jordan et al. 2024, "Muon", Newton-Schulz iteration of order 5 with their coefficients; the factor
+    that makes its step as large as AdamW's is Liu et al. 2025 (arXiv:2502.16982), equation 4.
+
+    Args:
+        matrix: (M,N) float32.
+
+    Returns:
+        (M,N) float32; singular values about 0.7 to 1.2.
+    """
+    x = matrix.bfloat16()
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else x.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return (x if wide else x.T).float()

@@ -1,0 +1,110 @@
+"""One loop for every method: an iterator of steps, with saves, pictures and a log on the way."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sfumato.errors import TrainingError
+from sfumato.train import report
+from sfumato.train.config import TrainConfig
+from sfumato.train.state import TrainState
+
+STATE = "state.safetensors"
+
+
+class Task(Protocol):
+    """A method: which parameters train, and what is measured. The loop knows nothing else."""
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Name what is trained."""
+
+    def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Measure one batch; all randomness comes from `rng`."""
+
+    def pictures(self) -> Tensor:
+        """Show what has been learned on fixed inputs: (B,3,H,W) in [-1, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStep:
+    """One step done."""
+
+    step: int  # steps done so far
+    steps: int
+    rate: float
+    parts: dict[str, float]  # "loss", "norm" of the gradient, and the task's own
+    saved: bool
+
+
+def train(task: Task, config: TrainConfig, state: TrainState) -> Iterator[TrainStep]:
+    """Train from the state's step to the configured one; stop iterating to stop training.
+
+    Step k draws everything random from a generator seeded by (seed, k), so the result does not depend on how
+    often the run was stopped and resumed from a save.
+
+    Args:
+        task: the method.
+        config: the run; writes into `config.output`: state, log.jsonl, loss.png, pictures/.
+        state: where to start.
+
+    Yields:
+        A report after each step.
+
+    Raises:
+        TrainingError: the loss or gradient is not finite. The last save stands.
+    """
+    config.output.mkdir(parents=True, exist_ok=True)
+    mark = fingerprint(config)
+    while state.step < config.steps:
+        began = time.perf_counter()
+        rng = np.random.default_rng((config.seed, state.step))
+        rate = state.rate(config.steps)
+        loss, parts = task.loss(rng)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"step {state.step}: the loss is {float(loss)}; lower optimiser.rate (now {rate:.2e}) and "
+                "resume from the last save"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = state.apply_gradients(rate)
+        parts = {"loss": float(loss.detach()), "norm": norm} | parts
+        seconds = time.perf_counter() - began
+        report.append_log(config.output, {"step": state.step, "rate": rate, "seconds": seconds} | parts)
+        last = state.step == config.steps
+        saved = last or state.step % config.save_every == 0
+        if saved:
+            state.save(config.output / STATE, mark)
+        if last or state.step % config.sample_every == 0:
+            with averaged_weights(state):
+                report.write_grid(task.pictures(), config.output / "pictures" / f"{state.step:07d}.png")
+            report.plot_loss(config.output)
+        yield TrainStep(step=state.step, steps=config.steps, rate=rate, parts=parts, saved=saved)
+
+
+class averaged_weights:  # noqa: N801  a context manager reads like a function
+    """Put the averaged weights into the network for a while, then the trained ones back, bit for bit."""
+
+    def __init__(self, state: TrainState) -> None:
+        self.state = state
+
+    def __enter__(self) -> None:
+        with torch.no_grad():
+            torch._foreach_copy_(self.state.parameters, self.state.average)
+
+    def __exit__(self, *_: object) -> None:
+        with torch.no_grad():
+            torch._foreach_copy_(self.state.parameters, self.state.master)
+
+
+def fingerprint(config: TrainConfig) -> str:
+    """Hash what decides a run's numbers: everything but its length, its folder and how often it reports."""
+    silent = {"output", "steps", "save_every", "sample_every", "threads", "provenance"}
+    fields = json.dumps(config.model_dump(mode="json", exclude=silent), sort_keys=True)
+    return hashlib.sha256(fields.encode()).hexdigest()[:16]

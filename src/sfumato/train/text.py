@@ -1,0 +1,77 @@
+"""The text encoder ahead of the pictures: its last token learns to say what a sentence vector says.
+
+A diffusion model trained on few captions sees few words. Vectors from a sentence encoder place many more, so
+that neighbours in meaning are neighbours in the context before the first picture is drawn.
+
+Shape letters: B sentences, T tokens, E text width, D sentence-vector width, N sentences of the data set.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sfumato.nn.clip_text import CLIPText
+from sfumato.text.tokenizer import END_ID
+from sfumato.train.config import TextConfig, TrainConfig
+
+
+class TextTask:
+    """Match each sentence's vector and no other in the batch (InfoNCE, van den Oord et al. 2018), and its direction."""
+
+    def __init__(
+        self, config: TrainConfig, network: CLIPText, ids: Tensor, vectors: NDArray[np.float16]
+    ) -> None:
+        assert config.text is not None
+        self.table: TextConfig = config.text
+        self.network, self.ids, self.vectors = network, ids, vectors  # ids (N,T), vectors (N,D)
+        self.batch_size = config.batch_size
+        self.head = nn.Linear(network.config.width, vectors.shape[1])
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Name what is trained; the head is thrown away afterwards."""
+        named = {f"text.{name}": p for name, p in self.network.named_parameters()}
+        return named | {f"head.{name}": p for name, p in self.head.named_parameters()}
+
+    def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Draw a batch of sentences and compare their last tokens with their vectors.
+
+        Args:
+            rng: of this step.
+
+        Returns:
+            The loss, and "top1": how often the nearest vector of the batch is the sentence's own.
+        """
+        rows = rng.choice(len(self.ids), self.batch_size, replace=False)
+        ids = self.ids[torch.from_numpy(rows)]  # (B,T)
+        longest = int((ids != END_ID).sum(1).max()) + 1
+        ids = ids[:, :longest]  # attention is causal: what follows the end token changes nothing before it
+        states = self.network(ids)  # (B,T,E)
+        ends = (ids == END_ID).int().argmax(1)
+        said = F.normalize(self.head(states[torch.arange(len(ids)), ends]).float(), dim=1)  # (B,D)
+        meant = F.normalize(torch.from_numpy(np.asarray(self.vectors[rows], np.float32)), dim=1)
+        scores = said @ meant.T  # (B,B)
+        own = torch.arange(len(ids))
+        contrast = F.cross_entropy(scores / self.table.temperature, own)
+        cosine = scores.diagonal().mean()
+        top1 = (scores.argmax(1) == own).float().mean()
+        return contrast + (1 - cosine), {"cosine": float(cosine.detach()), "top1": float(top1)}
+
+    @torch.no_grad()
+    def pictures(self) -> Tensor:
+        """Show how alike 64 sentences are, by the encoder (left) and by the vectors (right): (1,3,H,2H)."""
+        rows = np.linspace(0, len(self.ids) - 1, min(64, len(self.ids))).astype(int)
+        ids = self.ids[torch.from_numpy(rows)]
+        ends = (ids == END_ID).int().argmax(1)
+        said = F.normalize(self.head(self.network(ids)[torch.arange(len(ids)), ends]).float(), dim=1)
+        meant = F.normalize(torch.from_numpy(np.asarray(self.vectors[rows], np.float32)), dim=1)
+        both = torch.cat([said @ said.T, meant @ meant.T], 1)[None, None]
+        return F.interpolate(both, scale_factor=4).expand(-1, 3, -1, -1)
+
+
+def padded_ids(encode: Sequence[int], length: int, start: int, end: int) -> list[int]:
+    """Frame token ids with start and end, cut or padded with the end token to `length`."""
+    return ([start, *list(encode)[: length - 2], end] + [end] * length)[:length]
