@@ -23,12 +23,14 @@ NoiseSampler = Callable[[float, float], Tensor]
 """(sigma, sigma_next) -> standard normal (B,C,H,W) for the step between them; any device, float32."""
 
 Words = npt.NDArray[np.uint64]  # 32-bit words, kept in 64 so that products do not overflow
+Floats = npt.NDArray[np.float64]
 
 _BITS = np.uint64(32)
 _WORD = np.uint64(0xFFFFFFFF)
 _ROUNDS = 10
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))  # golden ratio and sqrt(3) - 1, as fractions of 2^32
+_ANGLE = float(np.float32(2 * math.pi * 2.0**-32))  # in single precision as on the GPU: seen in the 7th digit
 
 _PATH_STREAM = 1  # second counter word of Brownian draws; pictures use 0
 _OCTAVES = (-11.0, 13.0)  # log2 of sigma, from 0.0005 to 8192
@@ -47,10 +49,11 @@ def image_seeds(seed: int, count: int) -> tuple[int, ...]:
     return tuple((seed + k) & MAX_SEED for k in range(count))
 
 
-def philox_normal(seeds: Sequence[int], draw: int, shape: Sequence[int], stream: int = 0) -> Tensor:
+def philox_normal(seeds: Sequence[int], draw: int, shape: Sequence[int]) -> Tensor:
     """Draw standard normal numbers from the counter-based generator Philox4x32-10.
 
-    Equal (to rounding) to what torch draws on an NVIDIA GPU for tensors that one kernel launch covers.
+    Equal (to rounding) to what torch draws on an NVIDIA GPU for tensors that one kernel launch covers; as
+    there, a block of four words gives a single number.
 
     Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; normal numbers by
     Box & Muller 1958, the sine branch.
@@ -59,29 +62,33 @@ def philox_normal(seeds: Sequence[int], draw: int, shape: Sequence[int], stream:
         seeds: one per picture, 0 to 2^64 - 1.
         draw: number of the draw, from 0 to 2^32 - 1.
         shape: of one picture's numbers, fewer than 2^32.
-        stream: another sequence for the same seed, 0 to 2^32 - 1.
 
     Returns:
         (B, *shape) float32 on the CPU.
     """
+    first, second, *_ = _philox(seeds, draw, 0, math.prod(shape))
+    radius, angle = _polar(first, second)
+    return torch.from_numpy((radius * np.sin(angle)).astype(np.float32)).view(len(seeds), *shape)
+
+
+def _philox(seeds: Sequence[int], draw: int, stream: int, blocks: int) -> tuple[Words, Words, Words, Words]:
+    """Encrypt the counters (draw, stream, block, 0) with each seed as the key: four words (B, blocks)."""
     key = np.array(seeds, dtype=np.uint64)[:, None]  # (B,1)
-    element = np.arange(math.prod(shape), dtype=np.uint64)  # (N,)
-    first, second = _philox((draw, stream, element, 0), (key & _WORD, key >> _BITS))  # (B,N) each
-    u = first * 2.0**-32 + 2.0**-33  # in (0, 1)
-    v = (second * 2.0**-32 + 2.0**-33) * (2 * math.pi)  # in (0, 2 pi)
-    normal = np.sqrt(-2 * np.log(u)) * np.sin(v)
-    return torch.from_numpy(normal.astype(np.float32)).view(len(seeds), *shape)
-
-
-def _philox(counter: tuple[int, int, Words, int], key: tuple[Words, Words]) -> tuple[Words, Words]:
-    zero = np.zeros_like(key[0])
-    c0, c1, c2, c3 = (zero + np.uint64(part) if isinstance(part, int) else zero + part for part in counter)
-    k0, k1 = key
+    k0, k1 = key & _WORD, key >> _BITS
+    c0, c1, c3 = np.full_like(key, draw), np.full_like(key, stream), np.zeros_like(key)
+    c2 = np.arange(blocks, dtype=np.uint64)[None]  # (1,blocks)
     for _ in range(_ROUNDS):
         even, odd = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = (odd >> _BITS) ^ c1 ^ k0, odd & _WORD, (even >> _BITS) ^ c3 ^ k1, even & _WORD
         k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
-    return c0, c1
+    return c0, c1, c2, c3
+
+
+def _polar(first: Words, second: Words) -> tuple[Floats, Floats]:
+    """Turn two words into a radius and an angle: its sine and cosine parts are two normal numbers."""
+    u = (first.astype(np.float64) + 0.5) * 2.0**-32  # in (0, 1)
+    angle = (second.astype(np.float64) + 0.5) * _ANGLE  # in (0, 2 pi)
+    return np.sqrt(-2 * np.log(u)), angle
 
 
 class ImageNoise:
@@ -155,7 +162,12 @@ class BrownianNoise:
         return nodes[stop] - nodes[start]
 
     def _normal(self, point: int) -> Tensor:
-        return philox_normal(self._seeds, point, self._shape, stream=_PATH_STREAM).double()
+        """Give a midpoint its numbers (B,C,H,W) float64; all four words of a block become one each."""
+        count = math.prod(self._shape)
+        words = _philox(self._seeds, point, _PATH_STREAM, -(-count // 4))
+        (r0, a0), (r1, a1) = _polar(words[0], words[1]), _polar(words[2], words[3])
+        parts = [r0 * np.sin(a0), r0 * np.cos(a0), r1 * np.sin(a1), r1 * np.cos(a1)]
+        return torch.from_numpy(np.concatenate(parts, 1)[:, :count]).reshape(len(self._seeds), *self._shape)
 
 
 def _leaf(sigma: float) -> int:

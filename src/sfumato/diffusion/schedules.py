@@ -238,7 +238,7 @@ def symmetric_beta_quantile(p: Array, a: float) -> Array:
 
     Args:
         p: probabilities in [0, 1], any shape.
-        a: shape parameter, > 0.
+        a: shape parameter, in (0, 1].
     """
     nodes, weights = np.polynomial.legendre.leggauss(64)
 
