@@ -3,7 +3,7 @@
 Peers for parity and for speed; used by the benchmarks and by `tests/parity`.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL as DiffusersVAE
@@ -40,7 +40,7 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-def peer_unet(network: UNet) -> nn.Module:
+def peer_unet(network: UNet) -> Any:
     """Build diffusers' U-Net of the same configuration on the same storage as ours."""
     config = network.config
     levels = range(len(config.channel_mult))
@@ -48,7 +48,7 @@ def peer_unet(network: UNet) -> nn.Module:
     # `attention_head_dim` is a number of heads: a historical misnomer that its authors keep.
     heads = tuple(config.heads_of(width) for width in config.widths)
     with torch.device("meta"):
-        peer = UNet2DConditionModel(
+        peer = UNet2DConditionModel(  # type: ignore[no-untyped-call]
             in_channels=config.in_channels,
             out_channels=config.out_channels,
             block_out_channels=config.widths,
@@ -63,12 +63,12 @@ def peer_unet(network: UNet) -> nn.Module:
     return _filled(peer, keymaps.to_theirs(keymaps.unet_table(config), network.state_dict()))
 
 
-def peer_vae(network: AutoencoderKL) -> nn.Module:
+def peer_vae(network: AutoencoderKL) -> Any:
     """Build diffusers' autoencoder of the same configuration on the same storage as ours."""
     config = network.config
     levels = len(config.channels)
     with torch.device("meta"):
-        peer = DiffusersVAE(
+        peer = DiffusersVAE(  # type: ignore[no-untyped-call]
             block_out_channels=config.channels,
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
@@ -80,7 +80,7 @@ def peer_vae(network: AutoencoderKL) -> nn.Module:
     return _filled(peer, keymaps.to_theirs(keymaps.vae_table(config), network.state_dict()))
 
 
-def peer_text(network: CLIPText, *, extra_layers: int = 0) -> nn.Module:
+def peer_text(network: CLIPText, *, extra_layers: int = 0) -> Any:
     """Build transformers' text encoder of the same configuration on the same storage as ours.
 
     Args:
@@ -107,6 +107,6 @@ def peer_text(network: CLIPText, *, extra_layers: int = 0) -> nn.Module:
     return _filled(peer, {name: tensor for name, tensor in names.items() if name not in ours} | ours)
 
 
-def _filled(peer: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+def _filled(peer: Any, tensors: dict[str, Tensor]) -> Any:
     peer.load_state_dict(tensors, strict=True, assign=True)
     return peer.eval()
