@@ -2,17 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from sfumato.app.settings import Settings, config_file, load_settings
+from sfumato.app.settings import config_file, load_settings
 from sfumato.errors import RequestError
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(f"SFUMATO_{name.upper()}", raising=False)
-    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "APPDATA"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def write(text: str) -> None:
@@ -40,8 +33,8 @@ def test_a_byte_order_mark_and_windows_lines_are_read() -> None:
     assert load_settings().threads == 4
 
 
-def test_the_home_folder_is_expanded(home: Path) -> None:
-    assert load_settings({"models": "~/weights"}).models == home / "HOME" / "weights"
+def test_the_home_folder_is_expanded() -> None:
+    assert load_settings({"models": "~/weights"}).models == Path.home() / "weights"
 
 
 @pytest.mark.parametrize(

@@ -95,11 +95,17 @@ def test_a_stopped_save_leaves_nothing(
     assert isinstance(caught.value, KeyboardInterrupt) or "no space left" in str(caught.value)
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file"):
-        images.prepare_folder(tmp_path / "file" / "out")
-    assert images.prepare_folder(tmp_path / "new" / "out").is_dir()
+    for check in (images.check_folder, lambda folder: images.save(picture(), folder, "7", "")):
+        with pytest.raises(OutputError, match="file"):
+            check(tmp_path / "file" / "out")
+    images.check_folder(tmp_path / "new" / "out")
+    assert left(tmp_path) == ["file"]
+
+
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    assert images.save(picture(), tmp_path / "new" / "out", "7", "").is_file()
 
 
 @pytest.mark.parametrize(

@@ -56,22 +56,24 @@ def check_format(file_format: str, width: int, height: int, text_chars: int) -> 
         )
 
 
-def prepare_folder(folder: Path) -> Path:
-    """Make the folder if it is missing and see that one can write into it. Raises OutputError otherwise."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _output_error(folder, error) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
+def check_folder(folder: Path) -> None:
+    """See, without writing, that pictures can be written into `folder`, which need not exist yet.
+
+    Raises OutputError: no permission, or a file in the way.
+    """
+    existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if not existing.is_dir():
+        raise OutputError(f"{folder}: {existing} is a file; choose another folder with --output")
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise OutputError(f"{folder}: no permission to write here; choose another folder with --output")
-    return folder
 
 
 def save(image: Image.Image, folder: Path, label: str, infotext: str, file_format: str = "png") -> Path:
     """Write `image` as the next number of `folder`: `00001-LABEL.png`. The label is the seed, or `grid`.
 
-    The file appears under its name complete or not at all and replaces no other, even when several processes
-    write into one folder. Raises OutputError: disk full, folder unwritable.
+    The folder is made if it is missing. The file appears under its name complete or not at all and replaces
+    no other, even when several processes write into one folder. Raises OutputError: disk full, folder
+    unwritable.
     """
     suffix = file_format
     safe = re.sub(r"[^\w-]", "_", label)[:64]
@@ -80,6 +82,7 @@ def save(image: Image.Image, folder: Path, label: str, infotext: str, file_forma
         _encode(image, file, infotext, file_format)
 
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         number = _next_number(folder)
         temporary = _write_temporary(folder, encode)
         try:

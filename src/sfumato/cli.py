@@ -1,0 +1,247 @@
+"""The command line. Each command hands its options to a function and shows what comes back.
+
+Pictures, paths and answers go to standard output, progress and errors to standard error. A `SfumatoError`
+ends a command with one line and exit code 2, Ctrl-C within one step with exit code 130. Nothing heavier than
+the argument parser is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from sfumato import __version__
+from sfumato.cli_options import Options, with_request, with_settings
+from sfumato.errors import SfumatoError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from sfumato.app.settings import Settings
+    from sfumato.pipeline.models import Models
+    from sfumato.types import Request, Result
+
+app = typer.Typer(
+    name="sfumato",
+    help="A complete, local Stable Diffusion system: from smoke to image.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+models_app = typer.Typer(no_args_is_help=True, help="The models folder: what is in it, and what goes in.")
+app.add_typer(models_app, name="models")
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Answer in JSON, one object a line.")]
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say the version and end.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"sfumato {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@with_request
+def txt2img(
+    options: Options,
+    size: Annotated[str | None, typer.Option(help="Width and height at once: 512x768.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="Prompts, one a line.")] = None,
+    file_format: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Also one picture of all pictures of a prompt.")
+    ] = False,
+    as_json: JsonFlag = False,
+    show: Annotated[bool, typer.Option(help="Show pictures in the terminal, where it can.")] = True,
+) -> None:
+    """Make pictures from a prompt and print their paths."""
+    settings, requests = options.settings(), options.requests(size=size, prompts_file=prompts_file)
+    from sfumato.cli_terminal import ProgressBar, show_picture
+    from sfumato.pipeline import images
+    from sfumato.pipeline.generate import generate, prepare
+    from sfumato.types import StepInfo
+
+    images.check_folder(settings.outputs)
+    models = _load(requests[0], settings)
+    for request in requests:  # everything that can be refused is refused before the first step
+        canvas = prepare(request, models)[0].request.canvas
+        text_chars = len(request.prompt.text) + len(request.prompt.negative)
+        images.check_format(file_format, canvas.width or 0, canvas.height or 0, text_chars)
+
+    def save(image: Image, label: str, result: Result) -> None:
+        path = images.save(image, settings.outputs, label, result.infotext, file_format)
+        if as_json:
+            seconds = round(result.seconds, 3)
+            typer.echo(json.dumps({"path": str(path), "seconds": seconds, "infotext": result.infotext}))
+        else:
+            if show:
+                show_picture(image)
+            typer.echo(str(path))
+
+    batches = [request.sampling.steps * request.canvas.batch_count for request in requests]
+    with ProgressBar(sum(batches)) as bar:
+        for number, request in enumerate(requests):
+            made: list[Result] = []
+            for event in generate(request, models):
+                if isinstance(event, StepInfo):
+                    done = sum(batches[:number]) + (event.batch - 1) * event.steps + event.step
+                    bar.update(
+                        done, f"prompt {number + 1}/{len(requests)}, batch {event.batch}/{event.batches}"
+                    )
+                    continue
+                with bar.paused():
+                    save(event.image, str(event.request.canvas.seed), event)
+                if grid:
+                    made.append(event)
+            if grid:
+                with bar.paused():
+                    save(images.grid([result.image for result in made]), "grid", made[0])
+
+
+@app.command()
+def info(
+    image: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP.")], as_json: JsonFlag = False
+) -> None:
+    """Print the parameters a picture carries."""
+    from sfumato.cli_terminal import printable
+    from sfumato.errors import OutputError
+    from sfumato.pipeline import images, metadata
+
+    text = images.read_infotext(image)
+    if text is None:
+        raise OutputError(f"{image}: carries no generation parameters")
+    if as_json:
+        typer.echo(json.dumps({"infotext": text, "request": asdict(metadata.read(text))}))
+    else:
+        typer.echo(printable(text) if sys.stdout.isatty() else text)
+
+
+@app.command()
+@with_settings()
+def doctor(options: Options, as_json: JsonFlag = False) -> None:
+    """Say what was found, make a test picture, and what to do about each thing missing."""
+    from sfumato.app.doctor import examine
+    from sfumato.cli_terminal import show_picture
+
+    broken = False
+    for finding in examine(options.settings()):
+        broken = broken or finding.state == "missing"
+        if as_json:
+            typer.echo(
+                json.dumps({name: getattr(finding, name) for name in ("state", "what", "found", "remedy")})
+            )
+            continue
+        typer.echo(f"{finding.mark} {finding.what}: {finding.found}")
+        if finding.remedy:
+            typer.echo(f"  → {finding.remedy}")
+        if finding.image is not None:
+            show_picture(finding.image)
+    raise typer.Exit(1 if broken else 0)
+
+
+@models_app.command("list")
+@with_settings("models")
+def models_list(options: Options, as_json: JsonFlag = False) -> None:
+    """List the models folder."""
+    from sfumato.weights import store
+
+    for entry in store.scan(options.settings().models):
+        typer.echo(json.dumps(entry.to_dict()) if as_json else entry.line())
+
+
+@models_app.command("info")
+@with_settings("models")
+def models_info(options: Options, name: str, as_json: JsonFlag = False) -> None:
+    """Say what a model file is, from its header alone."""
+
+
+@models_app.command("add")
+@with_settings("models")
+def models_add(options: Options, path: Path) -> None:
+    """Copy a checkpoint into the models folder, verified."""
+
+
+@models_app.command("convert")
+@with_settings("models")
+def models_convert(options: Options, source: Path, target: Path) -> None:
+    """Write a checkpoint in another layout: a single .safetensors file, or a diffusers folder."""
+
+
+@app.command()
+@with_settings("models")
+def pull(
+    options: Options,
+    repo: Annotated[str, typer.Argument(help="owner/name on the hub.")],
+    file: Annotated[
+        str | None, typer.Argument(help="One file of it; otherwise the checkpoint is chosen.")
+    ] = None,
+) -> None:
+    """Download a checkpoint, verify it, and put it into the models folder."""
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A training configuration, TOML.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last save.")] = False,
+) -> None:
+    """Train a model as configured."""
+    from sfumato.cli_terminal import ProgressBar
+    from sfumato.train.config import read_config
+    from sfumato.train.run import run as train_steps
+
+    settings = read_config(config)
+    with ProgressBar(settings.steps) as bar:
+        for step in train_steps(settings, resume=resume):
+            bar.update(step.step, f"loss {step.parts['loss']:.4f}")
+    typer.echo(str(settings.output))
+
+
+def _load(request: Request, settings: Settings) -> Models:
+    import torch
+
+    from sfumato.pipeline.models import load_models
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    return load_models(request.model, settings.models, device=settings.device, dtype=settings.dtype)
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; its exit code. Errors are said on standard error, in one line."""
+    command = typer.main.get_command(app)
+    try:
+        return command.main(arguments, prog_name="sfumato", standalone_mode=False) or 0
+    except SfumatoError as error:
+        message = str(error)
+    except typer.TyperException as error:
+        message = error.format_message()
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        return 130
+    except BrokenPipeError:
+        return 141
+    except OSError as error:
+        message = f"{error.filename or 'system'}: {error.strerror or error}"
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

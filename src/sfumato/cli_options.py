@@ -1,0 +1,194 @@
+"""The command line's options that mean a field of a `Request` or of the `Settings`, as tables.
+
+Types and defaults come from the dataclasses, so an option cannot drift away from its field.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from sfumato.errors import RequestError
+from sfumato.types import Request
+
+if TYPE_CHECKING:
+    from sfumato.app.settings import Settings
+
+MAX_PROMPTS_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One option: what it sets, how it is written, what the help says."""
+
+    field: str  # "part.field" of a Request, or a field of the Settings
+    spellings: tuple[str, ...]
+    help: str
+
+    @property
+    def name(self) -> str:
+        """Of the parameter that carries it."""
+        return self.field.replace(".", "_")
+
+
+PROMPT = Flag("prompt.text", (), "What the picture shows; - reads prompts from standard input, one a line.")
+REQUEST_FLAGS: tuple[Flag, ...] = (
+    Flag("prompt.negative", ("--negative", "-n"), "What it should not show."),
+    Flag("sampling.steps", ("--steps", "-s"), "Steps from noise to picture."),
+    Flag("sampling.sampler", ("--sampler",), "How a step is taken: DPM++ 2M, Euler a, DDIM …"),
+    Flag("sampling.schedule", ("--schedule",), "Which noise levels are visited: Automatic, Karras …"),
+    Flag("sampling.guidance", ("--guidance", "-g"), "How closely the prompt is followed; 1 = not amplified."),
+    Flag("sampling.guidance_rescale", ("--guidance-rescale",), "0 to 1: against washed-out high guidance."),
+    Flag("sampling.eta", ("--eta",), "0 to 1: fresh noise a step; unset = the sampler's own."),
+    Flag("canvas.seed", ("--seed",), "Starting noise; -1 draws one."),
+    Flag("canvas.width", ("--width", "-W"), "Pixels, a multiple of 8; unset = the checkpoint's own size."),
+    Flag("canvas.height", ("--height", "-H"), "Pixels, a multiple of 8."),
+    Flag("canvas.batch_size", ("--batch-size",), "Pictures sampled together."),
+    Flag("canvas.batch_count", ("--batch-count", "-c"), "Batches, one after another."),
+    Flag("canvas.noise_source", ("--noise-source",), "philox: the same on every machine; cpu: torch's own."),
+    Flag("prompt.clip_skip", ("--clip-skip",), "Take the k-th last layer of the text encoder."),
+    Flag("prompt.emphasis", ("--emphasis",), "What (brackets:1.2) do: Original, 'No norm', Ignore, None."),
+    Flag("model.checkpoint", ("--model", "-m"), "Name or path; unset = the model that comes with Sfumato."),
+    Flag("model.vae", ("--vae",), "Another autoencoder, name or path."),
+)
+SETTING_FLAGS: tuple[Flag, ...] = (
+    Flag("outputs", ("--output", "-o"), "Folder for the pictures."),
+    Flag("models", ("--models",), "Folder of checkpoints."),
+    Flag("device", ("--device",), "auto, cpu, cuda, cuda:1, mps."),
+    Flag("dtype", ("--dtype",), "auto, float32, bfloat16, float16."),
+    Flag("threads", ("--threads",), "CPU threads."),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was given on the command line; None = not given."""
+
+    request: Mapping[str, Any]  # by the flag's field
+    setting: Mapping[str, Any]
+
+    def settings(self) -> Settings:
+        """The settings, with the flags on top. Raises RequestError."""
+        from sfumato.app.settings import load_settings
+
+        return load_settings(self.setting)
+
+    def requests(self, *, size: str | None, prompts_file: Path | None) -> list[Request]:
+        """One request for each prompt: from the argument, from a file, or from standard input (`-`).
+
+        Raises RequestError: a value out of range, no prompt or two sources of prompts, an unreadable file.
+        """
+        given = dict(self.request)
+        if size is not None:
+            given["canvas.width"], given["canvas.height"] = _sides(size, given)
+        parts: dict[str, dict[str, Any]] = {}
+        for name, value in given.items():
+            part, field = name.split(".")
+            if value is not None:
+                parts.setdefault(part, {})[field] = value
+        base = Request(**{name: _part_type(name)(**values) for name, values in parts.items()})
+        prompts = _prompts(given["prompt.text"], prompts_file)
+        return [replace(base, prompt=replace(base.prompt, text=text)) for text in prompts]
+
+
+def with_request(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(options, …)` the prompt and every option of a request and of the settings."""
+    return _with_flags(command, PROMPT, REQUEST_FLAGS, SETTING_FLAGS)
+
+
+def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give `command(options, …)` these options of the settings, all of them where none is named."""
+    flags = [flag for flag in SETTING_FLAGS if not names or flag.field in names]
+    return lambda command: _with_flags(command, None, (), flags)
+
+
+def _with_flags(
+    command: Callable[..., None], prompt: Flag | None, request: Sequence[Flag], setting: Sequence[Flag]
+) -> Callable[..., None]:
+    first, *own = inspect.signature(command, eval_str=True).parameters.values()
+    assert first.name == "options"
+    parameters = [_parameter(flag, _request_type(flag), typer.Argument) for flag in [prompt] if flag]
+    parameters += [_parameter(flag, _request_type(flag), typer.Option) for flag in request]
+    extra = [_parameter(flag, int if flag.field == "threads" else str, typer.Option) for flag in setting]
+
+    def run(**given: Any) -> None:
+        table = {flag.field: given.pop(flag.name) for flag in (*([prompt] if prompt else []), *request)}
+        command(Options(table, {flag.field: given.pop(flag.name) for flag in setting}), **given)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+    run.__signature__ = inspect.Signature([*parameters, *keywords, *extra])  # type: ignore[attr-defined]
+    run.__annotations__ = {}
+    return run
+
+
+def _parameter(flag: Flag, kind: type, make: Callable[..., Any]) -> inspect.Parameter:
+    described = make(*flag.spellings, help=flag.help + _default_text(flag), show_default=False)
+    if not flag.spellings:
+        described.metavar = flag.field.partition(".")[0].upper()
+    annotation = Annotated[kind | None, described]  # type: ignore[valid-type]  # None = not given
+    return inspect.Parameter(flag.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _default_text(flag: Flag) -> str:
+    if "." not in flag.field:
+        return ""
+    part, field = flag.field.split(".")
+    default = getattr(getattr(Request(), part), field)
+    return "" if default in (None, "") else f" [default: {default}]"
+
+
+def _request_type(flag: Flag) -> type:
+    part, field = flag.field.split(".")
+    annotation = get_type_hints(_part_type(part))[field]
+    if get_origin(annotation) is Literal:
+        return str  # the dataclass checks it, and says it in one line
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
+    assert kinds in ([str], [int], [float])
+    return kinds[0]  # type: ignore[no-any-return]
+
+
+def _part_type(part: str) -> Any:
+    return {field.name: field.default_factory for field in fields(Request)}[part]
+
+
+def _sides(size: str, given: Mapping[str, Any]) -> tuple[int, int]:
+    width, _, height = size.lower().replace("×", "x").partition("x")
+    if given["canvas.width"] is not None or given["canvas.height"] is not None:
+        raise RequestError(f"--size {size} beside --width or --height; give one or the other")
+    if not (width.isdecimal() and height.isdecimal() and len(size) < 20):
+        raise RequestError(f"--size {size[:40]!r} is not of the form 512x768")
+    return int(width), int(height)
+
+
+def _prompts(argument: str | None, file: Path | None) -> list[str]:
+    if (argument is None) == (file is None):
+        raise RequestError(
+            "no prompt; give one, - for standard input, or --prompts-file"
+            if file is None
+            else f"a prompt and --prompts-file {file}; give one or the other"
+        )
+    if file is None and argument != "-":
+        return [argument or ""]
+    try:
+        with sys.stdin.buffer if file is None else file.open("rb") as stream:
+            data = stream.read(MAX_PROMPTS_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{file or 'standard input'}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise RequestError(
+            f"{file}: {error.strerror or error}; expected a file of prompts, one a line"
+        ) from error
+    if len(data) > MAX_PROMPTS_BYTES:
+        raise RequestError(f"{file or 'standard input'}: more than {MAX_PROMPTS_BYTES:,} bytes of prompts")
+    prompts = [line.strip() for line in text.split("\n") if line.strip()]
+    if not prompts:
+        raise RequestError(f"{file or 'standard input'}: no prompt in it; expected one a line")
+    return prompts

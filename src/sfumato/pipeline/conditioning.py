@@ -1,0 +1,160 @@
+"""From a prompt to what the U-Net attends to, at every call of the denoiser.
+
+Shape letters: N different texts, T = 77 tokens of a chunk, K chunks of the longest text, E encoder width.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sfumato.diffusion.guidance import Contexts, ContextsAt, Part, needs_negative
+from sfumato.errors import PromptError
+from sfumato.nn.clip_text import CLIPText
+from sfumato.text import chunks, grammar
+from sfumato.text.tokenizer import Tokenizer
+from sfumato.types import EmphasisMode, Prompt
+
+REMEMBERED = 64  # encoded timelines kept, the least recently used forgotten
+TEXTS_AT_ONCE = 16  # through the encoder
+
+Key = tuple[tuple[str, ...], int, EmphasisMode]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Script:
+    """A prompt, read and encoded for one run."""
+
+    contexts: Contexts | ContextsAt
+    prompts: int  # that go through the network at each call: AND parts and the negative prompt
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Timeline:
+    """One text's conditioning over the denoiser calls of a run."""
+
+    lasts: tuple[int, ...]  # last call, counted from 1, at which each context holds; rising
+    contexts: tuple[Tensor, ...]  # (1,K·T,E) each
+
+    def at(self, call: int) -> Tensor:
+        """The context at a call, counted from 0: (1,K·T,E)."""
+        return self.contexts[min(bisect_left(self.lasts, call + 1), len(self.contexts) - 1)]
+
+
+class PromptReader:
+    """Reads prompts for one text encoder and remembers what it has encoded."""
+
+    def __init__(self, encoder: CLIPText, tokenizer: Tokenizer, pad_token: int) -> None:
+        """Take the encoder in whatever dtype and on whatever device its weights are."""
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.pad_token = pad_token
+        self._remembered: OrderedDict[Key, dict[str, Tensor]] = OrderedDict()
+
+    def read(self, prompt: Prompt, calls: int, guidance: float) -> Script:
+        """Read both prompts.
+
+        Args:
+            prompt: the texts and how they are meant.
+            calls: of the denoiser in a run; the length of the timeline that prompt editing divides.
+            guidance: scale s; at 1 the negative prompt is not even encoded.
+
+        Raises:
+            PromptError: beyond the limits of the prompt language, or asking for what does not exist.
+        """
+        text, tags = grammar.split_tags(prompt.text)
+        if tags:
+            raise PromptError(f"{tags[0]} asks for an extra network; none can be loaded yet: remove the tag")
+        parts = grammar.split_parts(text)
+        weights = [part.weight for part in parts]
+        positive = [self._timeline(part.text, prompt, calls) for part in parts]
+        negative = None
+        if needs_negative(guidance, weights):
+            negative = self._timeline(prompt.negative, prompt, calls)
+
+        def at(call: int) -> Contexts:
+            return Contexts(
+                positive=tuple(
+                    Part(context=timeline.at(call), weight=weight)
+                    for timeline, weight in zip(positive, weights, strict=True)
+                ),
+                negative=None if negative is None else negative.at(call),
+            )
+
+        still = all(len(each.contexts) == 1 for each in (*positive, *([negative] if negative else [])))
+        return Script(contexts=at(0) if still else at, prompts=len(positive) + (negative is not None))
+
+    def _timeline(self, text: str, prompt: Prompt, calls: int) -> Timeline:
+        """Encode every text that `text` becomes in the course of the calls, in one go."""
+        entries = grammar.timeline(text, calls)
+        encoded = self._encoded(tuple(entry.text for entry in entries), prompt)
+        return Timeline(
+            lasts=tuple(entry.last for entry in entries),
+            contexts=tuple(encoded[entry.text] for entry in entries),
+        )
+
+    def _encoded(self, texts: tuple[str, ...], prompt: Prompt) -> dict[str, Tensor]:
+        key = (texts, prompt.clip_skip, prompt.emphasis)
+        if key not in self._remembered:
+            self._remembered[key] = self._encode(Counter(texts), prompt)
+        self._remembered.move_to_end(key)
+        while len(self._remembered) > REMEMBERED:
+            self._remembered.popitem(last=False)
+        return self._remembered[key]
+
+    @torch.no_grad()
+    def _encode(self, texts: Counter[str], prompt: Prompt) -> dict[str, Tensor]:
+        """Give each text its context (1,K·T,E); all are padded with empty chunks to one length."""
+        split = [
+            chunks.split(text, self.tokenizer, emphasis=prompt.emphasis, pad_token=self.pad_token)
+            for text in texts
+        ]
+        empty = chunks.split("", self.tokenizer, emphasis=prompt.emphasis, pad_token=self.pad_token)
+        length = max(len(each) for each in split)
+        times = torch.tensor(list(texts.values()), dtype=torch.float32)
+        contexts = []
+        for place in range(length):
+            column = [each[place] if place < len(each) else empty[0] for each in split]
+            states = self._states([chunk.ids for chunk in column], prompt.clip_skip)  # (N,T,E)
+            weights = torch.tensor([chunk.weights for chunk in column], dtype=torch.float32)  # (N,T)
+            contexts.append(emphasise(states, weights, times, prompt.emphasis))
+        joined = torch.cat(contexts, 1)  # (N,K·T,E)
+        return dict(zip(texts, joined.split(1), strict=True))
+
+    def _states(self, rows: Sequence[Sequence[int]], clip_skip: int) -> Tensor:
+        device = next(self.encoder.parameters()).device
+        ids = torch.tensor(rows, device=device)  # (N,T)
+        return torch.cat([self.encoder(part, clip_skip) for part in ids.split(TEXTS_AT_ONCE)])
+
+
+def emphasise(states: Tensor, weights: Tensor, times: Tensor, mode: EmphasisMode) -> Tensor:
+    """Weight each token's vector.
+
+    "Original" then restores the mean over all texts of the call, all tokens and all channels, so that a
+    strong word does not brighten everything. "None" and "Ignore" weight nothing.
+
+    Source: the rule of the field's interfaces, where it goes by these names.
+
+    Args:
+        states: output of the text encoder (N,T,E).
+        weights: of each token (N,T), 1 for start, end and padding.
+        times: how often each text stands in the call (N,).
+        mode: as in `Prompt.emphasis`.
+
+    Returns:
+        (N,T,E) in the dtype of `states`; the arithmetic is in float32.
+    """
+    if mode in ("None", "Ignore") or bool((weights == 1).all()):
+        return states
+    wide = states.float()
+    weighted = wide * weights.to(wide.device)[..., None]
+    if mode == "Original":
+        share = (times / times.sum()).to(wide.device)[:, None, None]
+        before, after = ((each * share).sum(0).mean() for each in (wide, weighted))
+        weighted = weighted * torch.where(after == 0, 1.0, before / after)
+    return weighted.to(states.dtype)

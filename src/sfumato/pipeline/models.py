@@ -1,0 +1,158 @@
+"""The networks of one generation, loaded onto the device and in the numbers that suit it.
+
+Shape letters: B pictures in the network at once, C latent channels, H W latent size, T tokens, E width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import ModelNotFoundError, RequestError
+from sfumato.nn.unet import UNet
+from sfumato.nn.vae import AutoencoderKL
+from sfumato.pipeline.conditioning import PromptReader
+from sfumato.text.tokenizer import Tokenizer
+from sfumato.types import ModelChoice
+from sfumato.weights import store
+from sfumato.weights.files import file_sha256
+from sfumato.weights.load import Checkpoint, load_checkpoint
+from sfumato.weights.specs import ModelSpec
+
+EMBEDDED = "sfumato-mini"  # the model that comes with the package
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Models:
+    """A checkpoint ready to generate."""
+
+    checkpoint: Checkpoint
+    vae_path: Path | None  # of another autoencoder in place of the checkpoint's own
+    reader: PromptReader
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Everything about the checkpoint but its weights."""
+        return self.checkpoint.spec
+
+    @property
+    def name(self) -> str:
+        """Of the checkpoint, as it stands in the pictures."""
+        return self.checkpoint.name
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        """The autoencoder in use."""
+        return self.checkpoint.vae
+
+    @property
+    def vae_name(self) -> str | None:
+        """Of the autoencoder, if it is not the checkpoint's own."""
+        return None if self.vae_path is None else self.vae_path.stem
+
+    @property
+    def sha256(self) -> str:
+        """Of the checkpoint's file, 64 hexadecimal digits."""
+        return self.checkpoint.sha256
+
+    @cached_property
+    def vae_sha256(self) -> str | None:
+        """Of the other autoencoder's file."""
+        return None if self.vae_path is None else file_sha256(self.vae_path)
+
+    def predict(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """The U-Net as samplers see it: float32 latents (B,C,H,W) in, a prediction of its own dtype out."""
+        x = x.to(self.dtype, memory_format=torch.channels_last)
+        unet: UNet = self.checkpoint.unet
+        out: Tensor = unet(x, timesteps, context.to(self.dtype))
+        return out
+
+
+def load_models(choice: ModelChoice, folder: Path, *, device: str = "auto", dtype: str = "auto") -> Models:
+    """Load what a request's `model` names.
+
+    Args:
+        choice: names or paths; None = the embedded model and the checkpoint's own autoencoder.
+        folder: where names are looked up.
+        device: "auto" (CUDA, then MPS, then the CPU) or a device's name.
+        dtype: "auto" (see `choose_dtype`), "float32", "bfloat16" or "float16".
+
+    Raises:
+        ModelNotFoundError: no such name or path; the nearest names are given.
+        WeightsError: a file that is broken or of another kind.
+        RequestError: no such device here.
+    """
+    where = choose_device(device)
+    numbers = choose_dtype(where, dtype)
+    path = find_checkpoint(choice.checkpoint, folder)
+    vae_path = None if choice.vae is None else store.find(folder, choice.vae)
+    checkpoint = load_checkpoint(path, device=where, dtype=numbers, vae=vae_path)
+    for network in (checkpoint.unet, checkpoint.vae):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
+    reader = PromptReader(checkpoint.text, Tokenizer.load(), checkpoint.spec.pad_token)
+    return Models(checkpoint=checkpoint, vae_path=vae_path, reader=reader, device=where, dtype=numbers)
+
+
+def find_checkpoint(name: str | None, folder: Path) -> Path:
+    """Where a checkpoint is: a path as it stands, the embedded model, or a name in `folder`.
+
+    Raises ModelNotFoundError: nowhere; the nearest names are given.
+    """
+    if name is None or name == EMBEDDED:
+        return embedded_model()
+    return store.find(folder, name)
+
+
+def embedded_model() -> Path:
+    """The file of the model that comes with Sfumato. Raises ModelNotFoundError: this copy has none."""
+    path = Path(str(resources.files("sfumato"))) / "assets" / f"{EMBEDDED}.safetensors"
+    if not path.is_file():
+        raise ModelNotFoundError(
+            f"{path} is missing from this installation; name a checkpoint with --model, or install again"
+        )
+    return path
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; for "auto" the fastest kind there is.
+
+    Raises RequestError: no such device here; says which there are.
+    """
+    there = devices()
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in there and not (name == "cuda" and "cuda:0" in there):
+        raise RequestError(f"device={name!r} is not on this machine; there are {', '.join(there)}")
+    return torch.device(name)
+
+
+def devices() -> list[str]:
+    """All devices that torch can use here, the fastest kind first."""
+    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return [*cuda, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+
+
+def choose_dtype(device: torch.device, name: str) -> torch.dtype:
+    """The numbers called `name`; for "auto" float16 on GPUs and, on CPUs, bfloat16 where it is in silicon.
+
+    Raises RequestError: no such type.
+    """
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name == "auto":
+        narrow = torch.float16 if device.type != "cpu" else torch.bfloat16
+        return narrow if device.type != "cpu" or cpu_has_bfloat16() else torch.float32
+    if name not in known:
+        raise RequestError(f"dtype={name!r} is not one of auto, {', '.join(known)}")
+    return known[name]
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; emulated it would be slower than float32."""
+    return any("bf16" in name and there is True for name, there in torch.cpu.get_capabilities().items())

@@ -1,0 +1,100 @@
+import io
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sfumato.app.settings import Settings
+from sfumato.cli_options import MAX_PROMPTS_BYTES, PROMPT, REQUEST_FLAGS, SETTING_FLAGS, Options
+from sfumato.errors import RequestError
+from sfumato.types import Canvas, Request
+
+
+def options(**given: Any) -> Options:
+    table: dict[str, Any] = {flag.field: None for flag in (PROMPT, *REQUEST_FLAGS)}
+    return Options(table | {name.replace("__", "."): value for name, value in given.items()}, {})
+
+
+def requests(size: str | None = None, prompts_file: Path | None = None, **given: Any) -> list[Request]:
+    return options(**given).requests(size=size, prompts_file=prompts_file)
+
+
+def test_every_field_of_a_request_has_one_option() -> None:
+    request = Request()
+    named = [
+        f"{part.name}.{each.name}" for part in fields(Request) for each in fields(getattr(request, part.name))
+    ]
+    assert sorted(flag.field for flag in (PROMPT, *REQUEST_FLAGS)) == sorted(named)
+
+
+def test_every_setting_has_one_option() -> None:
+    assert sorted(flag.field for flag in SETTING_FLAGS) == sorted(Settings.model_fields)
+
+
+def test_spellings_are_different() -> None:
+    spellings = [each for flag in (*REQUEST_FLAGS, *SETTING_FLAGS) for each in flag.spellings]
+    assert len(set(spellings)) == len(spellings)
+
+
+def test_what_is_not_given_keeps_its_default() -> None:
+    (request,) = requests(prompt__text="a cat")
+    assert request == Request(prompt=request.prompt)
+    assert request.prompt.text == "a cat"
+
+
+def test_an_empty_prompt_is_allowed() -> None:
+    assert requests(prompt__text="")[0].prompt.text == ""
+
+
+def test_size_sets_both_sides() -> None:
+    (request,) = requests(size="512x768", prompt__text="")
+    assert request.canvas == Canvas(width=512, height=768)
+
+
+@pytest.mark.parametrize("size", ["512", "x", "512x", "axb", "-8x8", "8x8x8", "9" * 50 + "x8", ""])
+def test_a_size_of_another_form_is_refused(size: str) -> None:
+    with pytest.raises(RequestError, match="512x768"):
+        requests(size=size, prompt__text="")
+
+
+def test_a_size_beside_a_width_is_refused() -> None:
+    with pytest.raises(RequestError, match="one or the other"):
+        requests(size="8x8", canvas__width=8, prompt__text="")
+
+
+def test_a_file_gives_one_request_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeffa cat\r\n\n  a dog, é  \n".encode())
+    assert [request.prompt.text for request in requests(prompts_file=path)] == ["a cat", "a dog, é"]
+
+
+def test_a_dash_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a cat\na dog\n")))
+    assert [request.prompt.text for request in requests(prompt__text="-")] == ["a cat", "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [(b"\xff\xfe", "UTF-8"), (b"\n \n", "no prompt"), (b"a" * (MAX_PROMPTS_BYTES + 1), "more than")],
+    ids=["bytes", "blank", "endless"],
+)
+def test_files_that_hold_no_prompts_are_refused(tmp_path: Path, content: bytes, named: str) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match=named):
+        requests(prompts_file=path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.txt", tmp_path):
+        with pytest.raises(RequestError, match=str(path)):
+            requests(prompts_file=path)
+
+
+def test_one_source_of_prompts_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no prompt"):
+        requests()
+    with pytest.raises(RequestError, match="one or the other"):
+        requests(prompt__text="a cat", prompts_file=tmp_path)
