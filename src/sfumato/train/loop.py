@@ -69,7 +69,7 @@ def train(task: Task, config: TrainConfig, state: TrainState) -> Iterator[TrainS
         loss, parts = task.loss(rng)
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"step {state.step}: the loss is {float(loss)}; lower optimiser.rate (now {rate:.2e}) and "
+                f"step {state.step}: the loss is {float(loss.detach())}; lower optimiser.rate (now {rate:.2e}) and "
                 "resume from the last save"
             )
         loss.backward()  # type: ignore[no-untyped-call]
