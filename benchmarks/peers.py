@@ -21,16 +21,25 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @torch.no_grad()
-def randomised(network: M, seed: int) -> M:
-    """Draw every parameter, those that start at zero too, at a size that keeps activations near one."""
+def randomised(network: M, seed: int, gain: float = 1.0) -> M:
+    """Draw every parameter, those that start at zero too.
+
+    Args:
+        network: changed in place.
+        seed: of the draw.
+        gain: about the size of activations; where it is small the epsilons of norms show.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
         parameter.normal_(generator=generator)
         if "embedding" in name:
-            continue
-        parameter.mul_(parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1)
-        if "norm" in name and name.endswith("weight"):
-            parameter.add_(1)
+            parameter.mul_(gain)
+        elif parameter.ndim > 1:
+            parameter.mul_(gain * parameter[0].numel() ** -0.5)
+        else:
+            parameter.mul_(0.1 * gain)
+            if "norm" in name and name.endswith("weight"):
+                parameter.add_(1)
     return network.eval()
 
 
@@ -105,6 +114,11 @@ def peer_text(network: CLIPText, *, extra_layers: int = 0) -> Any:
     if "text_model.final_layer_norm.weight" not in names:  # from 5.6 on
         ours = {name.removeprefix("text_model."): tensor for name, tensor in ours.items()}
     return _filled(peer, {name: tensor for name, tensor in names.items() if name not in ours} | ours)
+
+
+def final_norm(peer: Any) -> Any:
+    """Find the last layer norm of transformers' text encoder, which versions before 5.6 nest deeper."""
+    return getattr(peer, "text_model", peer).final_layer_norm
 
 
 def _filled(peer: Any, tensors: dict[str, Tensor]) -> Any:
