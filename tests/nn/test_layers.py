@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfumato.nn.layers import Upsample, timestep_embedding, to_image, to_tokens, zeroed
+from sfumato.nn.layers import SiLU, Upsample, timestep_embedding, to_image, to_tokens, zeroed
 
 
 def test_timestep_embedding_is_cosines_then_sines_of_geometric_frequencies() -> None:
@@ -38,6 +38,16 @@ def test_upsampling_goes_to_the_size_asked_for_or_to_twice_the_size() -> None:
     layer = Upsample(2)
     assert layer(torch.zeros(1, 2, 3, 4)).shape == (1, 2, 6, 8)
     assert layer(torch.zeros(1, 2, 3, 4), (5, 7)).shape == (1, 2, 5, 7)
+
+
+def test_silu_overwrites_its_input_only_where_no_gradient_is_wanted() -> None:
+    x = torch.linspace(-3, 3, 7)
+    wanted = x * torch.sigmoid(x)
+    torch.testing.assert_close(SiLU()(x), wanted)
+    assert not torch.equal(x, wanted)
+    with torch.no_grad():
+        SiLU()(x)
+    torch.testing.assert_close(x, wanted)
 
 
 def test_zeroed_layers_give_nothing() -> None:

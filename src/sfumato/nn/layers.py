@@ -84,6 +84,14 @@ def timestep_embedding(timesteps: Tensor, width: int, max_period: float = 10000.
     return torch.cat([angles.cos(), angles.sin()], 1)  # (B,width)
 
 
+class SiLU(nn.Module):
+    """x · sigmoid(x) of a tensor nobody else holds: written over its input unless gradients are wanted."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map each number on its own; a large feature map is not held twice."""
+        return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class Upsample(nn.Module):
     """Repeat pixels to a larger size, then smooth with a convolution."""
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sfumato.nn.attention import attention
 from sfumato.nn.layers import (
+    SiLU,
     Upsample,
     require,
     require_widths,
@@ -23,6 +24,7 @@ from sfumato.nn.layers import (
     to_tokens,
     zeroed,
 )
+from sfumato.nn.norm import GroupNorm
 
 Size = tuple[int, int]
 
@@ -87,14 +89,14 @@ class ResBlock(nn.Module):
     def __init__(self, config: UNetConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(config.groups, in_channels),
-            nn.SiLU(),
+            GroupNorm(config.groups, in_channels),
+            SiLU(),
             nn.Conv2d(in_channels, out_channels, 3, padding=1),
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(config.time_dim, out_channels))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(config.groups, out_channels),
-            nn.SiLU(),
+            GroupNorm(config.groups, out_channels),
+            SiLU(),
             nn.Identity(),  # dropout's place in the published names
             zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
@@ -185,7 +187,7 @@ class SpatialTransformer(nn.Module):
     def __init__(self, config: UNetConfig, channels: int) -> None:
         super().__init__()
         self.linear = config.linear_projection
-        self.norm = nn.GroupNorm(config.groups, channels, eps=1e-6)
+        self.norm = GroupNorm(config.groups, channels, eps=1e-6)
         self.proj_in = self._projection(channels)
         block = TransformerBlock(channels, config.context_dim, config.heads_of(channels))
         self.transformer_blocks = nn.ModuleList([block])
@@ -258,8 +260,8 @@ class UNet(nn.Module):
         self.output_blocks = _output_stages(config, skip_widths)
         bottom = config.widths[0]
         self.out = nn.Sequential(
-            nn.GroupNorm(config.groups, bottom),
-            nn.SiLU(),
+            GroupNorm(config.groups, bottom),
+            SiLU(),
             zeroed(nn.Conv2d(bottom, config.out_channels, 3, padding=1)),
         )
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.nn.attention import attention
-from sfumato.nn.layers import Upsample, require, require_widths, to_image, to_tokens
+from sfumato.nn.layers import SiLU, Upsample, require, require_widths, to_image, to_tokens
 
 LOGVAR_RANGE = (-30.0, 20.0)
 
@@ -49,12 +49,13 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if in_channels != out_channels:
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+        self.silu = SiLU()
         self.widens = in_channels != out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """Change (B,C,H,W); C may change."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(self.silu(self.norm1(x)))
+        h = self.conv2(self.silu(self.norm2(h)))
         out: Tensor = (self.nin_shortcut(x) if self.widens else x) + h
         return out
 
@@ -156,6 +157,7 @@ class Encoder(nn.Module):
         )
         self.mid = Middle(config, top)
         self.norm_out = _norm(config, top)
+        self.silu = SiLU()
         self.conv_out = nn.Conv2d(top, 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,7 +165,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        out: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        out: Tensor = self.conv_out(self.silu(self.norm_out(self.mid(x))))
         return out
 
 
@@ -181,6 +183,7 @@ class Decoder(nn.Module):
             for level, width in enumerate(config.channels)
         )
         self.norm_out = _norm(config, first)
+        self.silu = SiLU()
         self.conv_out = nn.Conv2d(first, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -188,7 +191,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(x))
         for level in reversed(self.up):
             x = level(x)
-        out: Tensor = self.conv_out(F.silu(self.norm_out(x)))
+        out: Tensor = self.conv_out(self.silu(self.norm_out(x)))
         return out
 
 
@@ -229,5 +232,5 @@ class AutoencoderKL(nn.Module):
         return image
 
 
-def _norm(config: VAEConfig, channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(config.groups, channels, eps=1e-6)
+def _norm(config: VAEConfig, channels: int) -> GroupNorm:
+    return GroupNorm(config.groups, channels, eps=1e-6)
