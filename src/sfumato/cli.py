@@ -41,15 +41,17 @@ app.add_typer(models_app, name="models")
 JsonFlag = Annotated[bool, typer.Option("--json", help="Answer in JSON, one object a line.")]
 
 
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Say the version and end.", is_eager=True)
-    ] = False,
-) -> None:
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"sfumato {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Say the version.", callback=_version)] = False,
+) -> None:
+    pass
 
 
 @app.command()

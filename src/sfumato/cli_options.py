@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
@@ -129,11 +130,32 @@ def _with_flags(
 
 
 def _parameter(flag: Flag, kind: type, make: Callable[..., Any]) -> inspect.Parameter:
-    described = make(*flag.spellings, help=flag.help + _default_text(flag), show_default=False)
-    if not flag.spellings:
-        described.metavar = flag.field.partition(".")[0].upper()
+    described = make(
+        *flag.spellings,
+        help=flag.help + _default_text(flag),
+        show_default=False,
+        parser=_PARSERS[kind],
+        metavar=kind.__name__.upper() if flag.spellings else flag.field.partition(".")[0].upper(),
+    )
     annotation = Annotated[kind | None, described]  # type: ignore[valid-type]  # None = not given
     return inspect.Parameter(flag.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text[:40]!r} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text[:40]!r} is not a number") from None
+
+
+_PARSERS: Mapping[type, Callable[[str], Any]] = MappingProxyType({int: _whole, float: _number, str: str})
 
 
 def _default_text(flag: Flag) -> str:

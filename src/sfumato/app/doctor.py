@@ -23,7 +23,7 @@ from sfumato.pipeline.models import (
     choose_dtype,
     cpu_has_bfloat16,
     devices,
-    embedded_model,
+    find_checkpoint,
     load_models,
 )
 from sfumato.types import Canvas, ModelChoice, Prompt, Request, Result, Sampling
@@ -129,7 +129,7 @@ def _outputs(settings: Settings) -> Finding:
 
 
 def _embedded(settings: Settings) -> Finding:
-    return Finding(found=str(embedded_model()))
+    return Finding(found=str(find_checkpoint(None, settings.models)))
 
 
 def _models(settings: Settings) -> Finding:

@@ -13,6 +13,7 @@ Attention needs no matrix of N × N: the fused kernels of every device go throug
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,7 @@ from torch import nn
 from sfumato.errors import OutOfMemoryError
 from sfumato.nn.unet import UNetConfig
 from sfumato.nn.vae import VAEConfig
+from sfumato.weights.header import read_header
 
 SLACK = 1.25  # kernels' workspaces, fragmentation
 FIXED = 64 * 2**20  # small things: noise tables, pictures, prompts
@@ -104,6 +106,14 @@ def activation_bytes(
     sampling = unet_elements(unet, rows, height, width)
     decoding = vae_elements(vae, pictures, height, width)
     return int(max(sampling, decoding) * dtype.itemsize * SLACK) + FIXED
+
+
+def loading_bytes(path: Path, dtype: torch.dtype) -> int:
+    """Bytes that a checkpoint will take once loaded as `dtype`, from its header or its files' sizes."""
+    if path.suffix == ".safetensors":
+        return sum(math.prod(tensor.shape) for tensor in read_header(path).tensors.values()) * dtype.itemsize
+    files = [path] if path.is_file() else [*path.rglob("*.safetensors")]
+    return sum(file.stat().st_size for file in files)
 
 
 def available_bytes(device: torch.device) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 from sfumato.errors import ModelNotFoundError, RequestError
 from sfumato.nn.unet import UNet
 from sfumato.nn.vae import AutoencoderKL
+from sfumato.pipeline import memory
 from sfumato.pipeline.conditioning import PromptReader
 from sfumato.text.tokenizer import Tokenizer
 from sfumato.types import ModelChoice
@@ -93,6 +94,12 @@ def load_models(choice: ModelChoice, folder: Path, *, device: str = "auto", dtyp
     numbers = choose_dtype(where, dtype)
     path = find_checkpoint(choice.checkpoint, folder)
     vae_path = None if choice.vae is None else store.find(folder, choice.vae)
+    memory.require(
+        memory.loading_bytes(path, numbers),
+        memory.available_bytes(where),
+        f"loading {path.name} as {str(numbers).removeprefix('torch.')}",
+        "choose a smaller checkpoint or --dtype bfloat16, or close other programs",
+    )
     checkpoint = load_checkpoint(path, device=where, dtype=numbers, vae=vae_path)
     for network in (checkpoint.unet, checkpoint.vae):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
