@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from sfumato.errors import ModelNotFoundError, UnknownModelError, WeightsError
-from sfumato.nn.clip_text import CLIPText
-from sfumato.nn.unet import UNet
 from sfumato.nn.vae import AutoencoderKL
 from sfumato.weights import detect, files, load, sources
+from sfumato.weights.layouts import build_empty
 from sfumato.weights.specs import MODELS, ModelSpec
 
 
@@ -21,7 +20,7 @@ def reduced(spec: ModelSpec) -> ModelSpec:
     heads = {"heads": 4} if spec.unet.head_dim is None else {"head_dim": 8}
     unet = replace(spec.unet, model_channels=16, channel_mult=(1, 2, 2, 2), res_blocks=1, groups=8, **heads)
     vae = replace(spec.vae, channels=(8, 8, 8, 8), res_blocks=1, groups=4)
-    text = replace(spec.text, vocab_size=50, layers=2, heads=spec.text.heads)
+    text = replace(spec.text, vocab_size=50, layers=1)
     return replace(spec, unet=unet, vae=vae, text=text)
 
 
@@ -29,11 +28,11 @@ REDUCED = {name: reduced(spec) for name, spec in MODELS.items()}
 
 
 def networks(spec: ModelSpec) -> dict[str, nn.Module]:
-    torch.manual_seed(0)
-    made = {"unet": UNet(spec.unet), "vae": AutoencoderKL(spec.vae), "text": CLIPText(spec.text)}
+    generator = torch.Generator().manual_seed(0)
+    made = {name: build_empty(name, spec).to_empty(device="cpu") for name in ("unet", "vae", "text")}
     for network in made.values():
         for parameter in network.parameters():
-            nn.init.normal_(parameter, std=0.1)
+            nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
     return made
 
 

@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sfumato.errors import WeightsError
 from sfumato.nn.clip_text import CLIPText
@@ -99,9 +101,19 @@ def table_of(network: str, spec: ModelSpec, text_layout: TextLayout = "clip") ->
     return keymaps.open_clip_table(spec.text) if text_layout == "open_clip" else keymaps.clip_table(spec.text)
 
 
+class _NoDraws(TorchFunctionMode):
+    """Leaves out the drawing of fresh weights; without memory for them, torch would import its compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def build_empty(network: str, spec: ModelSpec) -> nn.Module:
     """Build a network without memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoDraws():
         if network == "unet":
             return UNet(spec.unet)
         return AutoencoderKL(spec.vae) if network == "vae" else CLIPText(spec.text)
