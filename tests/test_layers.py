@@ -1,4 +1,4 @@
-"""The architecture, held by tests: imports point down, libraries stay in their place, importing does nothing."""
+"""The architecture, held by tests: imports point down, libraries stay home, importing does nothing."""
 
 import ast
 import subprocess
@@ -91,7 +91,7 @@ def test_files_functions_and_signatures_stay_readable(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_module_level_values_are_not_mutated(path: Path) -> None:
-    """Tables may be dicts; what a module binds at its top is never assigned to or changed by its functions."""
+    """Tables may be dicts; what a module binds at its top is never changed by its functions."""
     tree = ast.parse(path.read_text("utf-8"))
     top = {
         target.id
@@ -105,7 +105,9 @@ def test_module_level_values_are_not_mutated(path: Path) -> None:
         if not isinstance(function, ast.FunctionDef):
             continue
         local = {a.arg for a in function.args.args + function.args.kwonlyargs}
-        local |= {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        local |= {
+            n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        }
         for node in ast.walk(function):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner = node.func.value

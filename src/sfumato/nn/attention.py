@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+SMALL = 256 * 256  # scores of one head that are held for a backward pass on the CPU
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, heads: int = 1, causal: bool = False) -> Tensor:
     """Let every query take the average of the values whose keys it resembles, in each head on its own.
@@ -22,5 +24,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, heads: int = 1, causal: bool =
     """
     split = (len(q), -1, heads, q.shape[2] // heads)
     q, k, v = (x.reshape(split).transpose(1, 2) for x in (q, k, v))  # (B,heads,T or S,C/heads)
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # (B,heads,T,C/heads)
+    if q.device.type == "cpu" and q.requires_grad and not causal and q.shape[2] * k.shape[2] <= SMALL:
+        # The fused kernel's backward pass is slower there than the plain products at this size.
+        scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)  # (B,heads,T,S)
+        out = scores.softmax(3) @ v
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # (B,heads,T,C/heads)
     return out.transpose(1, 2).flatten(2)  # (B,T,C)

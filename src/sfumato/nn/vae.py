@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sfumato.nn.attention import attention
 from sfumato.nn.layers import SiLU, Upsample, require, require_widths, to_image, to_tokens
+from sfumato.nn.norm import GroupNorm
 
 LOGVAR_RANGE = (-30.0, 20.0)
 

@@ -19,7 +19,8 @@ class AutoencoderTask:
     """Reconstruction, edges and a small divergence from the standard normal (Rombach et al. 2022, 3.1)."""
 
     def __init__(self, config: TrainConfig, network: AutoencoderKL, data: PictureSet) -> None:
-        assert config.autoencoder is not None and config.data is not None
+        assert config.autoencoder is not None
+        assert config.data is not None
         self.network, self.data = network, data
         self.table: AutoencoderConfig = config.autoencoder
         self.variations, self.batch_size = config.data, config.batch_size
@@ -107,6 +108,8 @@ def normalise_latents(network: AutoencoderKL, latents: Tensor) -> None:
     whiten = (vectors / values.sqrt()).T  # rows: unit-variance directions
     colour = torch.linalg.inv(whiten)
     quant, post = network.quant_conv, network.post_quant_conv
+    assert quant.bias is not None
+    assert post.bias is not None
     weight, bias = quant.weight.double()[:, :, 0, 0], quant.bias.double()  # (2C,2C), (2C,)
     new_weight, new_bias = weight.clone(), bias.clone()
     new_weight[:channels] = whiten @ weight[:channels]

@@ -14,7 +14,7 @@ class _Table(BaseModel):
 
 
 class OptimiserConfig(_Table):
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with warm-up and decay; Muon for matrices if wanted."""
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with warm-up and decay; Muon on matrices."""
 
     matrices: Literal["adamw", "muon"] = "adamw"
 

@@ -36,7 +36,7 @@ class PictureSet:
         """Hash the pictures' bytes: 16 hex digits that name caches made from them."""
         digest = hashlib.sha256(str(self.pictures.shape).encode())
         for start in range(0, len(self), 256):
-            digest.update(np.ascontiguousarray(self.pictures[start : start + 256]))
+            digest.update(self.pictures[start : start + 256].tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -123,7 +123,7 @@ def draw_pictures(data: PictureSet, config: DataConfig, rng: np.random.Generator
 
 def pixels_to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
     """Turn (B,H,W,3) bytes into (B,3,H,W) float32 in [-1, 1], channels last in memory."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def tensor_to_pixels(images: Tensor) -> NDArray[np.uint8]:

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.diffusion import losses
-from sfumato.diffusion.schedules import scaled_linear_alphas_cumprod
+from sfumato.diffusion.denoisers import parameterise
+from sfumato.diffusion.guidance import Contexts, Part, guide
+from sfumato.diffusion.samplers import sample_dpmpp_2m
+from sfumato.diffusion.schedules import find_schedule, scaled_linear_alphas_cumprod, sd_noise_levels
 from sfumato.nn.clip_text import CLIPText
 from sfumato.nn.unet import UNet
 from sfumato.nn.vae import AutoencoderKL
@@ -31,9 +34,16 @@ class DiffusionTask:
     """
 
     def __init__(
-        self, config: TrainConfig, unet: UNet, text: CLIPText, latents: Tensor, captions: "CaptionTable"
+        self,
+        config: TrainConfig,
+        unet: UNet,
+        text: CLIPText,
+        latents: Tensor,
+        captions: "CaptionTable",
+        decode: Callable[[Tensor], Tensor],
     ) -> None:
         assert config.diffusion is not None
+        self.decode = decode  # latents of unit variance (B,C,H,W) -> images (B,3,8H,8W) in [-1, 1]
         self.unet, self.text, self.captions = unet, text, captions
         self.table: DiffusionConfig = config.diffusion
         self.batch_size = config.batch_size
@@ -65,7 +75,9 @@ class DiffusionTask:
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
         noise = torch.randn(clean.shape, generator=generator)
         # Stratified levels: one draw from each of B equal parts, so a batch sees all of them.
-        spread = (torch.arange(self.batch_size) + torch.rand(self.batch_size, generator=generator)) / self.batch_size
+        spread = (
+            torch.arange(self.batch_size) + torch.rand(self.batch_size, generator=generator)
+        ) / self.batch_size
         timesteps = (spread * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)  # (B,)
         timesteps = timesteps[torch.randperm(self.batch_size, generator=generator)]
         alpha_bar = self.alphas[timesteps]
@@ -78,29 +90,52 @@ class DiffusionTask:
         plain = losses.weighted_mse(predicted.detach(), wanted, torch.ones_like(weights))
         return loss, {"mse": float(plain)}
 
+    @torch.no_grad()
+    def pictures(self) -> Tensor:
+        """Sample the configured prompts, each on its own fixed noise: (B,3,8H,8W) in [-1, 1]."""
+        chosen = torch.tensor([self.captions.number[prompt] for prompt in self.table.prompts])
+        contexts = Contexts(
+            positive=(Part(context=self._context(chosen)),), negative=self._context(torch.zeros_like(chosen))
+        )
+        levels = sd_noise_levels()
+
+        def predict(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+            x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+            out: Tensor = self.unet(x, timesteps, context)
+            return out
+
+        denoise = guide(parameterise(predict, levels, self.table.prediction), contexts, self.table.guidance)
+        sigmas = find_schedule("Karras").sigmas(levels, self.table.sample_steps).float()
+        shape = (len(chosen), *self.latents.shape[1:])
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        *_, latents = sample_dpmpp_2m(denoise, noise * sigmas[0], sigmas)
+        return self.decode(latents)
+
     def _context(self, chosen: Tensor) -> Tensor:
         if self.features is not None:
             return self.features[chosen]  # (B,T,E)
-        distinct, places = chosen.unique(return_inverse=True)
+        distinct, places = torch.unique(chosen, return_inverse=True)
         encoded: Tensor = self.text(self.captions.ids[distinct])  # (K,T,E)
         return encoded[places].to(self.dtype)
 
     @torch.no_grad()
     def _encode_captions(self) -> Tensor:
-        parts = [self.text(ids) for ids in self.captions.ids.split(256)]
+        parts = [self.text(ids) for ids in torch.split(self.captions.ids, 256)]
         return torch.cat(parts).to(self.dtype)  # (K,T,E)
 
 
 class CaptionTable:
     """Every distinct caption once, as token ids; which pictures use which."""
 
-    def __init__(self, data: PictureSet, encode: Encode) -> None:
+    def __init__(self, data: PictureSet, encode: Encode, further: Iterable[str] = ()) -> None:
         distinct = {"": 0}
+        for text in further:
+            distinct.setdefault(text, len(distinct))
         for texts in data.captions:
             for text in texts:
                 distinct.setdefault(text, len(distinct))
-        self.texts = list(distinct)
-        self.ids = torch.tensor([list(encode(text)) for text in self.texts])  # (K,T)
+        self.number = distinct  # caption -> its row in ids
+        self.ids = torch.tensor([list(encode(text)) for text in distinct])  # (K,T)
         self.rows = [np.array([distinct[text] for text in texts]) for texts in data.captions]
         self.weights = data.weights
 

@@ -69,8 +69,8 @@ def train(task: Task, config: TrainConfig, state: TrainState) -> Iterator[TrainS
         loss, parts = task.loss(rng)
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"step {state.step}: the loss is {float(loss.detach())}; lower optimiser.rate (now {rate:.2e}) and "
-                "resume from the last save"
+                f"step {state.step}: the loss is {float(loss.detach())}; lower optimiser.rate "
+                f"(now {rate:.2e}) and resume from the last save"
             )
         loss.backward()  # type: ignore[no-untyped-call]
         norm = state.apply_gradients(rate)
@@ -95,12 +95,10 @@ class averaged_weights:  # noqa: N801  a context manager reads like a function
         self.state = state
 
     def __enter__(self) -> None:
-        with torch.no_grad():
-            torch._foreach_copy_(self.state.parameters, self.state.average)
+        self.state.put(self.state.average)
 
     def __exit__(self, *_: object) -> None:
-        with torch.no_grad():
-            torch._foreach_copy_(self.state.parameters, self.state.master)
+        self.state.put(self.state.master)
 
 
 def fingerprint(config: TrainConfig) -> str:

@@ -1,7 +1,7 @@
 """What a training run is at a step: weights, optimiser, average. Nothing random lives here.
 
-Randomness is derived anew at every step from (seed, step), so a run resumed from a saved state goes on bit for
-bit as one that was never stopped.
+Randomness is derived anew at every step from (seed, step), so a run resumed from a saved state goes on bit
+for bit as one that was never stopped.
 """
 
 import json
@@ -84,7 +84,7 @@ class TrainState:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()  # parameters without a gradient are passed over
-        torch._foreach_copy_(self.parameters, self.master)
+        self.put(self.master)
         for parameter, master in zip(self.parameters, self.master, strict=True):
             parameter.grad = master.grad = None
         self.step += 1
@@ -100,6 +100,12 @@ class TrainState:
         rows = gradient.lerp(momentum, MUON_MOMENTUM).flatten(1)  # Nesterov; (out, in·k·k)
         step = orthogonalise(rows) * (0.2 * max(rows.shape) ** 0.5)
         master.mul_(1 - rate * self.config.weight_decay).sub_(step.view_as(master), alpha=rate)
+
+    @torch.no_grad()
+    def put(self, weights: list[Tensor]) -> None:
+        """Copy float32 weights, in the order of `names`, into the network's parameters, rounded."""
+        for parameter, weight in zip(self.parameters, weights, strict=True):
+            parameter.copy_(weight)
 
     def averaged(self) -> dict[str, Tensor]:
         """Give the averaged float32 weights by name."""
@@ -151,7 +157,7 @@ class TrainState:
                 found["step"] = torch.tensor(float(self.step))
             if found:
                 self.optimiser.state[self.master[index]] = found
-        torch._foreach_copy_(self.parameters, self.master)
+        self.put(self.master)
 
 
 def is_matrix(name: str, tensor: Tensor) -> bool:
@@ -178,4 +184,5 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return (x if wide else x.T).float()
+    out: Tensor = (x if wide else x.T).float()
+    return out

@@ -20,7 +20,10 @@ from sfumato.train.config import TextConfig, TrainConfig
 
 
 class TextTask:
-    """Match each sentence's vector and no other in the batch (InfoNCE, van den Oord et al. 2018), and its direction."""
+    """Match each sentence's vector in direction, and no other of the batch.
+
+    Source: InfoNCE, van den Oord et al. 2018 (arXiv:1807.03748), equation 4.
+    """
 
     def __init__(
         self, config: TrainConfig, network: CLIPText, ids: Tensor, vectors: NDArray[np.float16]
