@@ -28,6 +28,7 @@ _FILE = "bpe_simple_vocab_16e6.txt.gz"
 _MERGES = VOCABULARY_SIZE - 2 * 256 - 2
 _REMEMBERED_PIECES = 1 << 16
 _LONGEST_REMEMBERED = 64  # characters
+_GONE = 0xFFFF  # no id
 _LONG_RUN = 32  # combining marks in a row that are put in order here
 
 _SPECIAL = re.compile(r"<\|startoftext\|>|<\|endoftext\|>")
@@ -47,7 +48,7 @@ class _Vocabulary(NamedTuple):
 @cache
 def _vocabulary() -> _Vocabulary:
     """Read the vocabulary file: one merge a line, in the order in which they were learnt."""
-    packed = resources.files("sfumato.assets").joinpath(_FILE).read_bytes()
+    packed = resources.files("sfumato").joinpath("assets", _FILE).read_bytes()
     lines = gzip.decompress(packed).decode().split("\n")[1 : _MERGES + 1]
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # written as themselves
     order = visible + [number for number in range(256) if number not in visible]
@@ -173,28 +174,30 @@ class Tokenizer:
         ids = [self._words.byte_ids[number] for number in piece.encode("utf-8", "surrogatepass")]
         ids[-1] += 256
         size = len(ids)
-        following, before = (
-            list(range(1, size + 1)),
-            list(range(-1, size - 1)),
-        )  # a linked list of what is left
-        waiting = [
-            (merged[pair], place)
-            for place in range(size - 1)
-            if (pair := ids[place] << 16 | ids[place + 1]) in merged
-        ]
+        ids.append(_GONE)  # so that the neighbours of both ends are none
+        before = list(range(-1, size))  # with `following`, a linked list of what is left
+        following = list(range(1, size + 1))
+        places: dict[int, list[int]] = {}  # of the pairs that make an id
+        for place in range(size - 1):
+            found = merged.get(ids[place] << 16 | ids[place + 1])
+            if found is not None:
+                places.setdefault(found, []).append(place)
+        waiting = list(places)
         heapq.heapify(waiting)
         while waiting:
-            number, place = heapq.heappop(waiting)
-            right = following[place]
-            if ids[place] < 0 or right >= size or merged.get(ids[place] << 16 | ids[right]) != number:
-                continue  # one of the two has merged with another neighbour since
-            ids[place], ids[right] = number, -1
-            following[place] = beyond = following[right]
-            if beyond < size:
-                before[beyond] = place
-            for left in (before[place], place):
-                if left >= 0 and following[left] < size:
+            number = heapq.heappop(waiting)  # what comes of it was learnt later, so its list is complete
+            for place in sorted(places.pop(number)):
+                right = following[place]
+                if merged.get(ids[place] << 16 | ids[right]) != number:
+                    continue  # one of the two has merged with another neighbour since
+                ids[place], ids[right] = number, _GONE
+                following[place] = following[right]
+                before[following[right]] = place
+                for left in (before[place], place):
                     found = merged.get(ids[left] << 16 | ids[following[left]])
                     if found is not None:
-                        heapq.heappush(waiting, (found, left))
-        return tuple(number for number in ids if number >= 0)
+                        if found not in places:
+                            places[found] = []
+                            heapq.heappush(waiting, found)
+                        places[found].append(left)
+        return tuple(number for number in ids if number != _GONE)

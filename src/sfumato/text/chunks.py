@@ -1,0 +1,153 @@
+"""Prompts of any length for an encoder of 77 places: rows of 75 tokens between start and end.
+
+Rows are encoded one by one and laid side by side. A full row ends after a comma, if there is one among its
+last tokens, so that no phrase is cut; the word BREAK begins a new row.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sfumato.errors import PromptError
+from sfumato.text.composition import split_parts
+from sfumato.text.emphasis import BREAK, Fragment, parse_emphasis
+from sfumato.text.limits import MAX_CHUNKS, require_length
+from sfumato.text.networks import split_tags
+from sfumato.text.schedule import timeline
+from sfumato.text.tokenizer import END_ID, START_ID, Tokenizer
+from sfumato.types import EmphasisMode
+
+ROW = 75  # tokens of a chunk between start and end
+COMMA_ID = 267
+_LONGEST_TOKEN = 32  # bytes
+
+_Row = list[tuple[int, float]]  # id and weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """What the text encoder reads at once."""
+
+    ids: tuple[int, ...]  # 77, start and end included
+    weights: tuple[float, ...]  # 77 factors for the encoder's output vectors; 1 for start, end and padding
+
+
+def split(
+    text: str,
+    tokenizer: Tokenizer,
+    *,
+    emphasis: EmphasisMode = "Original",
+    pad_token: int = END_ID,
+    backtrack: int = 20,
+) -> list[Chunk]:
+    """Turn the text of one step into chunks.
+
+    Args:
+        text: an entry of a timeline (schedule.py).
+        tokenizer: for the words.
+        emphasis: "None" takes brackets and BREAK literally; "Ignore" reads them, but all weights are 1.
+        pad_token: follows the first end token. SD 1 was trained with END_ID, SD 2 with 0.
+        backtrack: how many tokens at a full row's end are searched for a comma to cut after; 0 cuts anywhere.
+
+    Returns:
+        At least one chunk. Two texts' chunks are made equally many by adding chunks of the empty text.
+
+    Raises:
+        PromptError: beyond MAX_CHUNKS or MAX_CHARACTERS (limits.py), or at bad weights (emphasis.py).
+    """
+    fragments = _fragments(text, emphasis)
+    visible = sum(len(word) for word in text.split())
+    rows = []
+    if visible <= MAX_CHUNKS * ROW * _LONGEST_TOKEN:
+        for row in _rows(fragments, tokenizer, backtrack):
+            rows.append(_chunk(row, pad_token))
+            if len(rows) > MAX_CHUNKS:
+                break
+    if not 0 < len(rows) <= MAX_CHUNKS:
+        raise PromptError(
+            f"the prompt fills more than {MAX_CHUNKS} chunks of {ROW} tokens, which is the most; shorten it"
+        )
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCount:
+    """For the counter beside a prompt: 12/75."""
+
+    used: int
+    limit: int  # places in the chunks needed
+
+
+def count_tokens(
+    prompt: str,
+    tokenizer: Tokenizer,
+    *,
+    emphasis: EmphasisMode = "Original",
+    steps: int = 20,
+    backtrack: int = 20,
+) -> TokenCount:
+    """Count a prompt's tokens: of the longest text that editing makes of any of its AND parts.
+
+    Args:
+        prompt: as written, network tags included (they do not count).
+        tokenizer: for the words.
+        emphasis: as in `split`.
+        steps: of the timeline.
+        backtrack: as in `split`.
+
+    Returns:
+        The tokens used, gaps before a BREAK or after a comma counted, and the next multiple of 75.
+
+    Raises:
+        PromptError: as `split`, but for MAX_CHUNKS.
+    """
+    texts = {
+        entry.text for part in split_parts(split_tags(prompt)[0]) for entry in timeline(part.text, steps)
+    }
+    used = max(_used(_fragments(text, emphasis), tokenizer, backtrack) for text in texts)
+    return TokenCount(used=used, limit=-(-max(used, 1) // ROW) * ROW)
+
+
+def _fragments(text: str, emphasis: EmphasisMode) -> list[Fragment]:
+    if emphasis == "None":
+        require_length(text)
+        return [Fragment(text, 1.0)]
+    fragments = parse_emphasis(text)
+    if emphasis == "Ignore":
+        return [fragment if fragment == BREAK else Fragment(fragment.text, 1.0) for fragment in fragments]
+    return fragments
+
+
+def _used(fragments: list[Fragment], tokenizer: Tokenizer, backtrack: int) -> int:
+    *full, last = _rows(fragments, tokenizer, backtrack)
+    return ROW * len(full) + len(last)
+
+
+def _rows(fragments: list[Fragment], tokenizer: Tokenizer, backtrack: int) -> Iterator[_Row]:
+    """Fill rows with tokens; the last one is yielded even when the only one is empty."""
+    row: _Row = []
+    begun = False  # a row was yielded
+    comma = -1  # place of the row's last comma
+    for fragment in fragments:
+        if fragment == BREAK:
+            yield row
+            row, begun, comma = [], True, -1
+            continue
+        # A trained embedding's name would be found here, among the ids, and take its vectors' places.
+        for number in tokenizer.encode(fragment.text):
+            if len(row) == ROW:
+                cut = comma + 1 if comma >= 0 and number != COMMA_ID and ROW - comma <= backtrack else ROW
+                yield row[:cut]
+                row, begun, comma = row[cut:], True, -1
+            if number == COMMA_ID:
+                comma = len(row)
+            row.append((number, fragment.weight))
+    if row or not begun:
+        yield row
+
+
+def _chunk(row: _Row, pad_token: int) -> Chunk:
+    padding = ROW - len(row)
+    ids = [START_ID, *(number for number, _ in row), *[END_ID] * (padding + 1)]
+    after = ids.index(END_ID) + 1
+    ids[after:] = [pad_token] * (len(ids) - after)
+    return Chunk(ids=tuple(ids), weights=(1.0, *(weight for _, weight in row), *[1.0] * (padding + 1)))

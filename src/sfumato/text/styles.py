@@ -1,0 +1,137 @@
+"""Styles: named texts that are merged into both prompts, in a CSV file that other interfaces read too."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfumato.errors import OutputError, PromptError
+from sfumato.text.limits import MAX_CHARACTERS, require
+
+_PLACE = "{prompt}"
+_COLUMNS = ("name", "prompt", "negative_prompt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """Texts for both prompts; `{prompt}` is where the user's goes, else the style follows after a comma."""
+
+    name: str
+    prompt: str = ""
+    negative: str = ""
+
+
+def apply_style(text: str, style: str) -> str:
+    """Merge one text of a style into a prompt.
+
+    Args:
+        text: the prompt so far.
+        style: `Style.prompt` or `Style.negative`.
+
+    Returns:
+        The style with the prompt at every `{prompt}`; or both, trimmed and joined by ", " if not empty.
+
+    Raises:
+        PromptError: if the result would have more than MAX_CHARACTERS (limits.py).
+    """
+    places = style.count(_PLACE)
+    length = len(style) + (places or 1) * len(text)
+    require(
+        length <= MAX_CHARACTERS,
+        f"with the style the prompt has some {length:,} characters, at most {MAX_CHARACTERS:,} are read; "
+        f"leave out a style",
+    )
+    if places:
+        return style.replace(_PLACE, text)
+    return ", ".join(part for part in (text.strip(), style.strip()) if part)
+
+
+def apply_styles(
+    prompt: str, negative: str, names: Iterable[str], styles: Mapping[str, Style]
+) -> tuple[str, str]:
+    """Merge named styles into both prompts, one after another.
+
+    Args:
+        prompt: the positive prompt.
+        negative: the negative prompt.
+        names: of the styles, in the order in which they apply.
+        styles: those there are, by name.
+
+    Returns:
+        Both prompts.
+
+    Raises:
+        PromptError: if there is no such style, or the result is beyond MAX_CHARACTERS (limits.py).
+    """
+    for name in names:
+        if name not in styles:
+            known = ", ".join(sorted(styles)) or "none yet"
+            raise PromptError(f"there is no style {name!r}; the styles are: {known}")
+        prompt = apply_style(prompt, styles[name].prompt)
+        negative = apply_style(negative, styles[name].negative)
+    return prompt, negative
+
+
+def read_styles(paths: Iterable[Path]) -> dict[str, Style]:
+    """Read style files.
+
+    The first line names the columns: name, prompt, negative_prompt (for prompt, text is read too).
+    Rows without a name or with a name that begins with # are left out.
+
+    Args:
+        paths: CSV files in UTF-8, with or without byte-order mark; of equal names the last one stands.
+
+    Returns:
+        Styles by name, in the files' order.
+
+    Raises:
+        OutputError: if a file cannot be read, is no UTF-8 or no CSV, or has no column "name".
+    """
+    styles = {}
+    for path in paths:
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = csv.DictReader(file, restval="")
+                columns = tuple(rows.fieldnames or ())
+                for row in rows:
+                    name = row.get("name", "")
+                    if name and not name.startswith("#"):
+                        prompt = row.get("prompt", row.get("text", ""))
+                        styles[name] = Style(
+                            name=name, prompt=prompt, negative=row.get("negative_prompt", "")
+                        )
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise OutputError(f"the styles in {path} cannot be read: {error}") from error
+        if "name" not in columns:
+            raise OutputError(f"{path} is no style file: its first line must be {','.join(_COLUMNS)}")
+    return styles
+
+
+def write_styles(path: Path, styles: Iterable[Style]) -> None:
+    """Write a style file, whole or not at all; an old one is replaced.
+
+    Args:
+        path: a CSV file; its folder must exist.
+        styles: in the order in which they shall stand.
+
+    Raises:
+        OutputError: if the file cannot be written, or a text holds half a character (a lone surrogate).
+    """
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow(_COLUMNS)
+    rows.writerows((style.name, style.prompt, style.negative) for style in styles)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8-sig", newline="") as file:
+            file.write(text.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, UnicodeEncodeError) as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OutputError(f"the styles cannot be written to {path}: {error}") from error
