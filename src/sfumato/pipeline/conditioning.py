@@ -67,7 +67,7 @@ class PromptReader:
         Raises:
             PromptError: beyond the limits of the prompt language, or asking for what does not exist.
         """
-        text, tags = grammar.split_tags(prompt.text)
+        text, tags = grammar.split_tags(grammar.strip_comments(prompt.text))
         if tags:
             raise PromptError(f"{tags[0]} asks for an extra network; none can be loaded yet: remove the tag")
         parts = grammar.split_parts(text)
@@ -75,7 +75,7 @@ class PromptReader:
         positive = [self._timeline(part.text, prompt, calls) for part in parts]
         negative = None
         if needs_negative(guidance, weights):
-            negative = self._timeline(prompt.negative, prompt, calls)
+            negative = self._timeline(grammar.strip_comments(prompt.negative), prompt, calls)
 
         def at(call: int) -> Contexts:
             return Contexts(
