@@ -20,7 +20,7 @@ from sfumato.errors import UnsafeFileError, WeightsError
 from sfumato.weights.header import MAX_RANK
 
 MAX_PICKLE_BYTES = 64 * 2**20
-MAX_OPCODES = 5_000_000
+MAX_OPCODES = 2_000_000  # an SD checkpoint with its optimiser's state has some 200,000
 
 STORAGES = {
     f"torch.{name}Storage": dtype

@@ -95,7 +95,7 @@ def _run(path: Path, output: str) -> dict[str, Any]:
             f"{path} cannot be read: it went beyond the limits on memory, time or size; "
             "get the safetensors version"
         ) from error
-    message = str(answer.get("message", ""))[:300]
+    message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(answer.get("message", ""))[:300])
     if answer["status"] == "unsafe":
         raise UnsafeFileError(
             f"{path} asks for {message} to be executed, which Sfumato never does; "
