@@ -17,7 +17,7 @@ def test_fields_of_a_request() -> None:
         "prompt": ["text", "negative", "clip_skip", "emphasis"],
         "sampling": ["sampler", "schedule", "steps", "guidance", "guidance_rescale", "eta"],
         "canvas": ["width", "height", "seed", "batch_size", "batch_count", "noise_source"],
-        "model": ["checkpoint", "vae"],
+        "model": ["checkpoint", "vae", "prediction"],
     }
     assert all(len(names) <= 15 for names in fields.values())
 
