@@ -177,12 +177,11 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     Returns:
         (M,N) float32; singular values about 0.7 to 1.2.
     """
-    x = matrix.bfloat16()
-    wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.T
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = (matrix if wide else matrix.T).bfloat16().contiguous()
     x = x / (x.norm() + 1e-7)
     for _ in range(5):
         gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     out: Tensor = (x if wide else x.T).float()
     return out
