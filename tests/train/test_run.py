@@ -112,7 +112,7 @@ def test_pictures_become_a_checkpoint_that_loads_and_says_where_it_comes_from(ro
         assert checkpoint.spec.prediction == "v"
         told = json.loads(checkpoint.metadata["sfumato"])["provenance"]
         assert told["data"] == "drawn"
-        assert told["diffusion.steps"] == "4"
+        assert [told[f"{stage}.steps"] for stage in ("autoencoder", "text", "diffusion")] == ["8", "3", "4"]
         assert (path.parent / "pictures" / "0000004.png").is_file()
 
 

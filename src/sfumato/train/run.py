@@ -22,7 +22,7 @@ from sfumato.train.diffusion import CaptionTable, DiffusionTask, cached_latents
 from sfumato.train.loop import STATE, Task, TrainStep, averaged_weights, fingerprint, train
 from sfumato.train.state import TrainState
 from sfumato.train.text import TextTask, padded_ids
-from sfumato.weights.files import file_sha256
+from sfumato.weights.files import file_sha256, read_header
 from sfumato.weights.load import load_networks, load_vae, save_checkpoint
 from sfumato.weights.specs import ModelSpec
 
@@ -131,7 +131,8 @@ def _text(config: TrainConfig) -> Method:
         made = replace(spec, family=path.parent.name, text=shape)
         save_checkpoint(path, spec=made, vae=parts["vae"], text=network, provenance=provenance)
 
-    return Method(task=TextTask(config, network, ids, vectors), export=export, provenance={})
+    task = TextTask(config, network, ids, vectors)
+    return Method(task=task, export=export, provenance=_told(table.base))
 
 
 def _diffusion(config: TrainConfig) -> Method:
@@ -169,7 +170,13 @@ def _diffusion(config: TrainConfig) -> Method:
         return vae.decode(images / vae.config.scale_factor)
 
     task = DiffusionTask(config, unet, text, latents, captions, show)
-    return Method(task=task, export=export, provenance={})
+    return Method(task=task, export=export, provenance=_told(table.base))
+
+
+def _told(path: Path) -> Provenance:
+    """Read what a file of ours says of its making, to be carried on."""
+    told = json.loads(read_header(path).metadata.get("sfumato", "{}")).get("provenance", {})
+    return {str(name): str(value) for name, value in told.items()}
 
 
 def _prepare(network: nn.Module, config: TrainConfig) -> None:
