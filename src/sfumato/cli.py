@@ -18,7 +18,7 @@ import typer
 
 from sfumato import __version__
 from sfumato.cli_options import Options, with_request, with_settings
-from sfumato.errors import SfumatoError
+from sfumato.errors import RequestError, SfumatoError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,6 +38,8 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, help="The models folder: what is in it, and what goes in.")
 app.add_typer(models_app, name="models")
 
+STOPPED = 130  # exit code after Ctrl-C
+ModelName = Annotated[str, typer.Argument(help="A name from the models folder, or a path.", metavar="NAME")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Answer in JSON, one object a line.")]
 
 
@@ -158,26 +160,59 @@ def models_list(options: Options, as_json: JsonFlag = False) -> None:
     """List the models folder."""
     from sfumato.weights import store
 
-    for entry in store.scan(options.settings().models):
-        typer.echo(json.dumps(entry.to_dict()) if as_json else entry.line())
+    for model in store.scan(options.settings().models):
+        typer.echo(json.dumps(model.to_dict()) if as_json else model.line())
 
 
 @models_app.command("info")
 @with_settings("models")
-def models_info(options: Options, name: str, as_json: JsonFlag = False) -> None:
-    """Say what a model file is, from its header alone."""
+def models_info(options: Options, name: ModelName, as_json: JsonFlag = False) -> None:
+    """Say what a model is, from its header alone."""
+    from sfumato.pipeline.models import find_checkpoint
+    from sfumato.weights.info import describe
+
+    model = describe(find_checkpoint(name, options.settings().models))
+    if as_json:
+        typer.echo(json.dumps(model.to_dict()))
+        return
+    for key, value in model.to_dict().items():
+        if value not in ("", None, {}):
+            typer.echo(f"{key}: {json.dumps(value, indent=2) if isinstance(value, dict) else value}")
 
 
 @models_app.command("add")
 @with_settings("models")
-def models_add(options: Options, path: Path) -> None:
-    """Copy a checkpoint into the models folder, verified."""
+def models_add(
+    options: Options,
+    path: Annotated[Path, typer.Argument(help="A file, or a folder in diffusers' layout.")],
+    link: Annotated[bool, typer.Option("--link", help="Make a symbolic link instead of a copy.")] = False,
+) -> None:
+    """Bring a model into the models folder: checked, copied, compared."""
+    from sfumato.weights import store
+
+    typer.echo(store.add(options.settings().models, path, link=link).line())
 
 
 @models_app.command("convert")
 @with_settings("models")
-def models_convert(options: Options, source: Path, target: Path) -> None:
-    """Write a checkpoint in another layout: a single .safetensors file, or a diffusers folder."""
+def models_convert(
+    options: Options,
+    name: ModelName,
+    target: Annotated[Path, typer.Argument(help="A file.safetensors, or a folder in diffusers' layout.")],
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; unset = as it is.")] = None,
+    prediction: Annotated[str | None, typer.Option(help="eps or v, where it does not say.")] = None,
+) -> None:
+    """Write a checkpoint in another layout, or a pickle as safetensors."""
+    from sfumato.pipeline.models import DTYPES, find_checkpoint
+    from sfumato.types import ModelChoice
+    from sfumato.weights.convert import convert
+
+    if dtype not in (None, *DTYPES):
+        raise RequestError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
+    choice = ModelChoice(prediction=prediction)  # type: ignore[arg-type]  # it refuses anything else
+    source = find_checkpoint(name, options.settings().models)
+    convert(source, target, dtype=DTYPES[dtype] if dtype else None, prediction=choice.prediction)
+    typer.echo(str(target))
 
 
 @app.command()
@@ -185,11 +220,16 @@ def models_convert(options: Options, source: Path, target: Path) -> None:
 def pull(
     options: Options,
     repo: Annotated[str, typer.Argument(help="owner/name on the hub.")],
-    file: Annotated[
-        str | None, typer.Argument(help="One file of it; otherwise the checkpoint is chosen.")
-    ] = None,
+    file: Annotated[str | None, typer.Argument(help="One file of it; unset = the best checkpoint.")] = None,
 ) -> None:
-    """Download a checkpoint, verify it, and put it into the models folder."""
+    """Download a model, verify it, and put it into the models folder."""
+    from sfumato.cli_terminal import ProgressBar
+    from sfumato.weights import hub
+
+    with ProgressBar(None, unit="bytes") as bar:
+        for step in hub.pull(repo, file, folder=options.settings().models):
+            bar.update(step.done, step.file, total=step.total)
+    typer.echo(str(step.path))
 
 
 @app.command()
@@ -229,16 +269,14 @@ def run(arguments: list[str]) -> int:
     """Run one command line; its exit code. Errors are said on standard error, in one line."""
     command = typer.main.get_command(app)
     try:
-        return command.main(arguments, prog_name="sfumato", standalone_mode=False) or 0
+        code = int(command.main(arguments, prog_name="sfumato", standalone_mode=False) or 0)
+        if code == STOPPED:
+            typer.echo("stopped", err=True)
+        return code
     except SfumatoError as error:
         message = str(error)
     except typer.TyperException as error:
         message = error.format_message()
-    except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
-        return 130
-    except BrokenPipeError:
-        return 141
     except OSError as error:
         message = f"{error.filename or 'system'}: {error.strerror or error}"
     typer.echo(f"error: {' '.join(message.split())}", err=True)

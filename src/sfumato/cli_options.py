@@ -57,6 +57,7 @@ REQUEST_FLAGS: tuple[Flag, ...] = (
     Flag("prompt.emphasis", ("--emphasis",), "What (brackets:1.2) do: Original, 'No norm', Ignore, None."),
     Flag("model.checkpoint", ("--model", "-m"), "Name or path; unset = the model that comes with Sfumato."),
     Flag("model.vae", ("--vae",), "Another autoencoder, name or path."),
+    Flag("model.prediction", ("--prediction",), "eps or v, for a checkpoint that does not say it."),
 )
 SETTING_FLAGS: tuple[Flag, ...] = (
     Flag("outputs", ("--output", "-o"), "Folder for the pictures."),
@@ -172,6 +173,7 @@ def _request_type(flag: Flag) -> type:
     if get_origin(annotation) is Literal:
         return str  # the dataclass checks it, and says it in one line
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
+    kinds = [str if get_origin(kind) is Literal else kind for kind in kinds]
     assert kinds in ([str], [int], [float])
     return kinds[0]  # type: ignore[no-any-return]
 

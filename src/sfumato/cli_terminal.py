@@ -25,21 +25,35 @@ _SIXEL_COLOURS = 255
 
 
 class ProgressBar:
-    """Steps done, rate and time left, on standard error; nothing where that is no terminal."""
+    """What is done, how fast and how long still, on standard error; nothing where that is no terminal."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int | None, unit: Literal["steps", "bytes"] = "steps") -> None:
+        """Count to `total`, None while it is not known."""
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(compact=True),
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
         )
+
+        counted = {
+            "steps": (MofNCompleteColumn(), TextColumn("{task.fields[rate]}")),
+            "bytes": (DownloadColumn(), TransferSpeedColumn()),
+        }[unit]
+        columns = (TextColumn("{task.description}"), BarColumn(), *counted, TimeRemainingColumn(compact=True))
         console = Console(stderr=True)
-        self._progress = Progress(*columns, console=console, transient=True, redirect_stdout=False)
+        self._progress = Progress(
+            *columns,
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not console.is_terminal,
+        )
         self._task = self._progress.add_task("", total=total, rate="")
 
     def __enter__(self) -> ProgressBar:
@@ -49,11 +63,11 @@ class ProgressBar:
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def update(self, done: int, what: str) -> None:
-        """Tell how many steps are done, and what is going on."""
+    def update(self, done: int, what: str, *, total: int | None = None) -> None:
+        """Tell how much is done, and what is going on."""
         speed = self._progress.tasks[0].speed
         rate = "" if not speed else f"{speed:.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s/step"
-        self._progress.update(self._task, completed=done, description=what, rate=rate)
+        self._progress.update(self._task, completed=done, description=what, rate=rate, total=total)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

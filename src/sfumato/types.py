@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 EmphasisMode = Literal["None", "Ignore", "Original", "No norm"]
 NoiseSource = Literal["philox", "cpu"]
+Prediction = Literal["eps", "v"]
 
 MAX_SEED = 2**64 - 1
 MAX_STEPS = 1000
@@ -100,6 +101,13 @@ class ModelChoice:
 
     checkpoint: str | None = None  # a name from the models folder or a path; None = the embedded model
     vae: str | None = None  # another autoencoder; None = the checkpoint's own
+    prediction: Prediction | None = None  # what the U-Net predicts, where its file does not say it
+
+    def __post_init__(self) -> None:
+        kinds = (None, *get_args(Prediction))
+        _require(
+            self.prediction in kinds, f"prediction={self.prediction!r} is not one of {', '.join(kinds[1:])}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

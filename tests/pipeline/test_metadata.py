@@ -62,7 +62,7 @@ requests = st.builds(
         seed=st.integers(0, MAX_SEED),
         noise_source=st.sampled_from(["philox", "cpu"]),
     ),
-    model=st.builds(ModelChoice, checkpoint=names, vae=names),
+    model=st.builds(ModelChoice, checkpoint=names, vae=names, prediction=st.sampled_from([None, "eps", "v"])),
 )
 
 

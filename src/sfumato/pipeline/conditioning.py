@@ -124,12 +124,12 @@ class PromptReader:
             weights = torch.tensor([chunk.weights for chunk in column], dtype=torch.float32)  # (N,T)
             contexts.append(emphasise(states, weights, times, prompt.emphasis))
         joined = torch.cat(contexts, 1)  # (N,K·T,E)
-        return dict(zip(texts, joined.split(1), strict=True))
+        return dict(zip(texts, joined.chunk(len(texts)), strict=True))
 
     def _states(self, rows: Sequence[Sequence[int]], clip_skip: int) -> Tensor:
         device = next(self.encoder.parameters()).device
         ids = torch.tensor(rows, device=device)  # (N,T)
-        return torch.cat([self.encoder(part, clip_skip) for part in ids.split(TEXTS_AT_ONCE)])
+        return torch.cat([self.encoder(part, clip_skip) for part in ids.chunk(-(-len(rows) // TEXTS_AT_ONCE))])
 
 
 def emphasise(states: Tensor, weights: Tensor, times: Tensor, mode: EmphasisMode) -> Tensor:

@@ -37,6 +37,7 @@ KEYS: Mapping[str, str | None] = MappingProxyType(
         "canvas.height": "Size",
         "model.checkpoint": "Model",
         "model.vae": "VAE",
+        "model.prediction": "Prediction type",
         "prompt.clip_skip": "Clip skip",
         "canvas.noise_source": "RNG",
         "sampling.eta": "Eta",  # "Eta DDIM" for DDIM
@@ -94,6 +95,7 @@ def write(request: Request, *, model_hash: str | None = None, vae_hash: str | No
         ("RNG", rng),
         (_eta_key(sampling.sampler), _number(sampling.eta)),
         ("CFG rescale", _number(sampling.guidance_rescale) if sampling.guidance_rescale else None),
+        ("Prediction type", model.prediction),
         ("Emphasis", prompt.emphasis if prompt.emphasis != "Original" else None),
         *_exact(prompt.text, prompt.negative),
         ("Version", f"Sfumato {version('sfumato')}"),
@@ -162,7 +164,11 @@ def read(text: str) -> Request:
             seed=_int("Seed", info.text("Seed") or "-1"),
             noise_source=_RNG.get(info.text("RNG") or "GPU", "philox"),
         ),
-        model=ModelChoice(checkpoint=info.text("Model"), vae=info.text("VAE")),
+        model=ModelChoice(
+            checkpoint=info.text("Model"),
+            vae=info.text("VAE"),
+            prediction=info.text("Prediction type"),  # type: ignore[arg-type]  # refuses anything else
+        ),
     )
 
 

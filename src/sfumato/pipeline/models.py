@@ -5,10 +5,12 @@ Shape letters: B pictures in the network at once, C latent channels, H W latent 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -26,6 +28,9 @@ from sfumato.weights.load import Checkpoint, load_checkpoint
 from sfumato.weights.specs import ModelSpec
 
 EMBEDDED = "sfumato-mini"  # the model that comes with the package
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,7 +105,9 @@ def load_models(choice: ModelChoice, folder: Path, *, device: str = "auto", dtyp
         f"loading {path.name} as {str(numbers).removeprefix('torch.')}",
         "choose a smaller checkpoint or --dtype bfloat16, or close other programs",
     )
-    checkpoint = load_checkpoint(path, device=where, dtype=numbers, vae=vae_path)
+    checkpoint = load_checkpoint(
+        path, device=where, dtype=numbers, prediction=choice.prediction, vae=vae_path
+    )
     for network in (checkpoint.unet, checkpoint.vae):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
     reader = PromptReader(checkpoint.text, Tokenizer.load(), checkpoint.spec.pad_token)
@@ -151,13 +158,12 @@ def choose_dtype(device: torch.device, name: str) -> torch.dtype:
 
     Raises RequestError: no such type.
     """
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name == "auto":
         narrow = torch.float16 if device.type != "cpu" else torch.bfloat16
         return narrow if device.type != "cpu" or cpu_has_bfloat16() else torch.float32
-    if name not in known:
-        raise RequestError(f"dtype={name!r} is not one of auto, {', '.join(known)}")
-    return known[name]
+    if name not in DTYPES:
+        raise RequestError(f"dtype={name!r} is not one of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def cpu_has_bfloat16() -> bool:
