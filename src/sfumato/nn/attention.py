@@ -30,4 +30,5 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, heads: int = 1, causal: bool =
         out = scores.softmax(3) @ v
     else:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # (B,heads,T,C/heads)
-    return out.transpose(1, 2).flatten(2)  # (B,T,C)
+    joined: Tensor = out.transpose(1, 2).flatten(2)  # (B,T,C)
+    return joined

@@ -21,7 +21,9 @@ class GroupNorm(nn.GroupNorm):
         """Normalise (B,C,H,W)."""
         if input.device.type != "cpu" or not torch.is_grad_enabled() or input.ndim != 4:
             return super().forward(input)
-        out: Tensor = _GroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps)
+        out: Tensor = _GroupNorm.apply(  # type: ignore[no-untyped-call]
+            input, self.weight, self.bias, self.num_groups, self.eps
+        )
         return out
 
 
@@ -38,7 +40,7 @@ class _GroupNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """With n = (x - mean) rstd and g = grad · weight: dx = rstd (g - E[g] - n E[g n]), E over a group."""
         x, weight, mean, rstd = ctx.saved_tensors
