@@ -1,7 +1,8 @@
 """CLIP's byte-pair tokenizer: text to ids of the 49,408-word vocabulary and back.
 
 Source: Radford et al. 2021 (arXiv:2103.00020); vocabulary file of OpenAI's CLIP. The text clean-up and the
-splitting into pieces are those of transformers' CLIP tokenizer, whose ids these equal.
+splitting into pieces are those of transformers' CLIP tokenizer, whose ids these equal. (Its tables put marks
+added since Unicode 9 in no order among others; Python's, here, in today's.)
 
 A text is composed (NFC), its whitespace made single spaces, lower-cased, and cut into pieces: a run of
 letters, one digit, an English contraction, or a run of anything else. Each piece becomes bytes, the last one
