@@ -21,11 +21,9 @@ from sfumato.cli_options import Options, with_request, with_settings
 from sfumato.errors import RequestError, SfumatoError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from sfumato.app.settings import Settings
     from sfumato.pipeline.models import Models
-    from sfumato.types import Request, Result
+    from sfumato.types import Request
 
 app = typer.Typer(
     name="sfumato",
@@ -71,46 +69,12 @@ def txt2img(
 ) -> None:
     """Make pictures from a prompt and print their paths."""
     settings, requests = options.settings(), options.requests(size=size, prompts_file=prompts_file)
-    from sfumato.cli_terminal import ProgressBar, show_picture
-    from sfumato.pipeline import images
-    from sfumato.pipeline.generate import generate, prepare
-    from sfumato.types import StepInfo
+    from sfumato.cli_pictures import Desk, make
 
-    images.check_folder(settings.outputs)
+    desk = Desk(folder=settings.outputs, file_format=file_format, as_json=as_json, show=show)
     models = _load(requests[0], settings)
-    for request in requests:  # everything that can be refused is refused before the first step
-        canvas = prepare(request, models)[0].request.canvas
-        text_chars = len(request.prompt.text) + len(request.prompt.negative)
-        images.check_format(file_format, canvas.width or 0, canvas.height or 0, text_chars)
-
-    def save(image: Image, label: str, result: Result) -> None:
-        path = images.save(image, settings.outputs, label, result.infotext, file_format)
-        if as_json:
-            seconds = round(result.seconds, 3)
-            typer.echo(json.dumps({"path": str(path), "seconds": seconds, "infotext": result.infotext}))
-        else:
-            if show:
-                show_picture(image)
-            typer.echo(str(path))
-
-    batches = [request.sampling.steps * request.canvas.batch_count for request in requests]
-    with ProgressBar(sum(batches)) as bar:
-        for number, request in enumerate(requests):
-            made: list[Result] = []
-            for event in generate(request, models):
-                if isinstance(event, StepInfo):
-                    done = sum(batches[:number]) + (event.batch - 1) * event.steps + event.step
-                    bar.update(
-                        done, f"prompt {number + 1}/{len(requests)}, batch {event.batch}/{event.batches}"
-                    )
-                    continue
-                with bar.paused():
-                    save(event.image, str(event.request.canvas.seed), event)
-                if grid:
-                    made.append(event)
-            if grid:
-                with bar.paused():
-                    save(images.grid([result.image for result in made]), "grid", made[0])
+    desk.check(requests, models)
+    make(requests, models, desk, grid=grid)
 
 
 @app.command()
