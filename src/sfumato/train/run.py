@@ -19,7 +19,7 @@ from sfumato.train.autoencoder import AutoencoderTask, build_autoencoder, encode
 from sfumato.train.config import TrainConfig
 from sfumato.train.data import open_pictures
 from sfumato.train.diffusion import CaptionTable, DiffusionTask, cached_latents
-from sfumato.train.loop import STATE, Task, TrainStep, averaged_weights, fingerprint, train
+from sfumato.train.loop import STATE, Task, TrainStep, fingerprint, train
 from sfumato.train.state import TrainState
 from sfumato.train.text import TextTask, padded_ids
 from sfumato.weights.files import file_sha256, read_header
@@ -31,14 +31,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NORMALISING_PICTURES = 1024
 
 Provenance = Mapping[str, str]
+Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Method:
-    """A task, and how its result is written while the averaged weights are in place."""
+    """A task, and how its result is written from the averaged float32 weights, by the task's names."""
 
     task: Task
-    export: Callable[[Path, Provenance], None]
+    export: Callable[[Path, Weights, Provenance], None]
     provenance: Provenance  # of what the run started from
 
 
@@ -70,9 +71,8 @@ def run(config: TrainConfig, *, resume: bool = False) -> Iterator[TrainStep]:
         state.load(state_file, fingerprint(config))
     for step in train(method.task, config, state):
         if step.saved:
-            with averaged_weights(state):
-                made = dict(method.provenance) | _provenance(config, state.step, step.parts)
-                method.export(config.output / MODEL, made)
+            made = dict(method.provenance) | _provenance(config, state.step, step.parts)
+            method.export(config.output / MODEL, state.averaged(), made)
         yield step
 
 
@@ -96,9 +96,9 @@ def _autoencoder(config: TrainConfig) -> Method:
     data = open_pictures(config.data.folder)
     _prepare(network, config)
 
-    def export(path: Path, provenance: Provenance) -> None:
+    def export(path: Path, weights: Weights, provenance: Provenance) -> None:
         made = build_autoencoder(table)
-        made.load_state_dict(network.state_dict())
+        made.load_state_dict(network.state_dict() | dict(weights))
         if not table.freeze_encoder:  # else the latents must stay what a diffusion model learned
             rows = np.linspace(0, len(data) - 1, min(len(data), NORMALISING_PICTURES)).astype(int)
             normalise_latents(made, encode_all(made, replace(data, pictures=data.pictures[rows])))
@@ -127,9 +127,10 @@ def _text(config: TrainConfig) -> Method:
     ids = torch.tensor([_encode(Tokenizer.load(), shape.max_length)(text) for text in sentences])
     _prepare(network, config)
 
-    def export(path: Path, provenance: Provenance) -> None:
+    def export(path: Path, weights: Weights, provenance: Provenance) -> None:
         made = replace(spec, family=path.parent.name, text=shape)
-        save_checkpoint(path, spec=made, vae=parts["vae"], text=network, provenance=provenance)
+        text = _of("text", weights)
+        save_checkpoint(path, spec=made, vae=parts["vae"], text=text, provenance=provenance)
 
     task = TextTask(config, network, ids, vectors)
     return Method(task=task, export=export, provenance=_told(table.base))
@@ -163,14 +164,27 @@ def _diffusion(config: TrainConfig) -> Method:
     _prepare(unet, config)
     made = replace(spec, family=config.output.name, unet=shape, prediction=table.prediction)
 
-    def export(path: Path, provenance: Provenance) -> None:
-        save_checkpoint(path, spec=made, unet=unet, vae=vae, text=text, provenance=provenance)
+    def export(path: Path, weights: Weights, provenance: Provenance) -> None:
+        save_checkpoint(
+            path,
+            spec=made,
+            unet=_of("unet", weights),
+            vae=vae,
+            text=_of("text", weights) or text,
+            provenance=provenance,
+            dtype=torch.float16,
+        )
 
     def show(images: Tensor) -> Tensor:
         return vae.decode(images / vae.config.scale_factor)
 
     task = DiffusionTask(config, unet, text, latents, captions, show)
     return Method(task=task, export=export, provenance=_told(table.base))
+
+
+def _of(network: str, weights: Weights) -> dict[str, Tensor]:
+    prefix = f"{network}."
+    return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
 
 
 def _told(path: Path) -> Provenance:
