@@ -51,6 +51,7 @@ def read_safetensors(
     names: Iterable[str] | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    channels_last: bool = False,
 ) -> dict[str, Tensor]:
     """Read tensors from a safetensors file.
 
@@ -62,6 +63,8 @@ def read_safetensors(
         names: which tensors; all of them when left out.
         dtype: cast floating-point tensors to this; integers and booleans stay.
         device: where the tensors go.
+        channels_last: lay four-dimensional tensors out as convolutions want them; they are read, not mapped, so
+            that no second copy stays in memory.
 
     Returns:
         Tensors by name.
@@ -86,9 +89,11 @@ def read_safetensors(
             target = (
                 dtype if dtype is not None and DTYPES[info.dtype].is_floating_point else DTYPES[info.dtype]
             )
+            turned = channels_last and len(info.shape) == 4
+            as_stored = device.type == "cpu" and target == DTYPES[info.dtype] and not turned
             if info.start == info.stop:
                 tensors[name] = torch.empty(info.shape, dtype=target, device=device)
-            elif device.type == "cpu" and target == DTYPES[info.dtype] and _is_aligned(info):
+            elif as_stored and _is_aligned(info):
                 flat = torch.frombuffer(
                     mapped, dtype=target, offset=info.start, count=(info.stop - info.start) // target.itemsize
                 )
@@ -99,7 +104,8 @@ def read_safetensors(
                 if file.readinto(buffer) < len(buffer):
                     raise WeightsError(f"{path} became shorter while it was read; get the file again")
                 tensor = torch.frombuffer(buffer, dtype=DTYPES[info.dtype]).view(info.shape)
-                tensors[name] = tensor.to(device, target)
+                layout = torch.channels_last if turned else torch.preserve_format
+                tensors[name] = tensor.to(device, target, memory_format=layout)
     return tensors
 
 
