@@ -23,14 +23,15 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     part = _part_name(path)
     try:
-        descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
+        with part.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
         sync_folder(path.parent)
     except OSError as error:
+        if isinstance(error, OutputError):
+            raise
         raise write_error(path, error) from error
     finally:
         part.unlink(missing_ok=True)

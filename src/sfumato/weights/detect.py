@@ -149,7 +149,7 @@ class Detection:
             return "a file of an unknown kind"
         if self.kind == "checkpoint":
             return f"a checkpoint of the family {self.family}"
-        return f"{'an' if self.kind[0] in 'IEe' else 'a'} {self.kind} for {self.family}"
+        return f"{'an' if self.kind[0] in 'Ieu' else 'a'} {self.kind} for {self.family}"
 
 
 def detect(header: Header, path: Path | None = None, prediction: Prediction | None = None) -> Detection:

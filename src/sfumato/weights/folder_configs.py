@@ -21,6 +21,7 @@ Fixed = Mapping[str, tuple[Any, ...]]
 
 _FREE = frozenset(  # settings that say nothing about what the networks compute
     (
+        "addition_embed_type_num_heads",
         "sample_size", "upcast_attention", "force_upcast", "architectures", "model_type", "torch_dtype",
         "dtype", "transformers_version",
         "bos_token_id", "eos_token_id", "pad_token_id", "initializer_factor", "initializer_range",

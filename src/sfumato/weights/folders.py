@@ -165,6 +165,18 @@ def _translated(path: Path) -> tuple[ModelSpec, str]:
     ), "the scheduler's configuration"
 
 
+def weight_files_of(path: Path) -> list[Path]:
+    """List the weights of a pipeline's or an autoencoder's folder that would be loaded.
+
+    Raises:
+        UnsafeFileError: a part has pickled weights only.
+        WeightsError: a part has none.
+    """
+    if not (path / "model_index.json").is_file():
+        return _weight_files(path, SUBFOLDERS["vae"][1])
+    return [file for subfolder, stem in SUBFOLDERS.values() for file in _weight_files(path / subfolder, stem)]
+
+
 def _parts(folder: Path, stem: str, network: str, spec: ModelSpec) -> list[Part]:
     """Find the weights in a subfolder: one file, or several with an index."""
     table = table_of(network, spec)

@@ -19,6 +19,7 @@ from sfumato.weights.files import DTYPES, read_safetensors
 from sfumato.weights.header import Header
 from sfumato.weights.specs import ModelSpec, TextLayout
 
+NETWORKS = ("unet", "vae", "text")
 PREFIXES: Mapping[str, str] = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
 TEXT_PREFIXES: Mapping[TextLayout, str] = {
     "clip": "cond_stage_model.transformer.",
@@ -176,6 +177,8 @@ def misfit(network: nn.Module, prefix: str, parts: Iterable[Part]) -> Misfit:
 def fill(network: nn.Module, parts: Iterable[Part], device: torch.device, dtype: torch.dtype | None) -> None:
     """Give an empty network its tensors, as views of the mapped files where nothing has to be converted.
 
+    The weights of convolutions are laid out channels-last, as the pipeline computes.
+
     Args:
         network: built empty; `misfit` has found nothing.
         parts: where its tensors are.
@@ -187,7 +190,7 @@ def fill(network: nn.Module, parts: Iterable[Part], device: torch.device, dtype:
     """
     tensors: dict[str, Tensor] = {}
     for part in parts:
-        stored = read_safetensors(part.file, names=part.names, dtype=dtype, device=device)
+        stored = read_safetensors(part.file, names=part.names, dtype=dtype, device=device, channels_last=True)
         for name, tensor in stored.items():
             _require_finite(part, name, tensor)
         tensors |= keymaps.to_ours(part.table, {part.names[name]: t for name, t in stored.items()})

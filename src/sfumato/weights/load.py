@@ -17,6 +17,7 @@ from sfumato.weights import keymaps
 from sfumato.weights.detect import SELF, require_spec
 from sfumato.weights.files import file_sha256, write_safetensors
 from sfumato.weights.layouts import (
+    NETWORKS,
     PREFIXES,
     TEXT_PREFIXES,
     Misfit,
@@ -61,7 +62,8 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a checkpoint strictly: every tensor is there, of the right shape, finite, and none is left over.
 
-    On the CPU, in the dtype it is stored in, the weights stay views of the mapped file.
+    On the CPU, in the dtype it is stored in, weights stay views of the mapped file, but for those of
+    convolutions, which are laid out channels-last.
 
     Args:
         path: a single file, a folder in diffusers' layout, or a PyTorch pickle of a single file.
@@ -83,7 +85,7 @@ def load_checkpoint(
         if vae is not None:
             other = load_vae(vae, device=device, dtype=dtype)
             spec = replace(spec, vae=_fitting(other, spec, vae))
-        wanted = ("unet", "text") if other else ("unet", "vae", "text")
+        wanted = tuple(name for name in NETWORKS if name != "vae" or other is None)
         networks = _load(path, source, spec, wanted, device, dtype)
     unet, text, autoencoder = networks["unet"], networks["text"], other or networks["vae"]
     assert isinstance(unet, UNet)
@@ -174,15 +176,25 @@ def _load(
     device: Device,
     dtype: torch.dtype | None,
 ) -> dict[str, nn.Module]:
-    """Build and fill networks; every fault of every network is found before the first tensor is read."""
+    """Build and fill networks; every fault of shape is found before the first tensor is read."""
+    networks = check_fit(path, source, spec, wanted)
+    for name, network in networks.items():
+        fill(network, source.parts[name], torch.device(device), dtype)
+    return networks
+
+
+def check_fit(path: Path, source: Source, spec: ModelSpec, wanted: tuple[str, ...]) -> dict[str, nn.Module]:
+    """Build networks without memory and compare them with what the headers announce.
+
+    Raises:
+        WeightsError: tensors are missing, left over or of another shape; the first ten of each are named.
+    """
     networks = {name: build_empty(name, spec) for name in wanted}
-    faults = Misfit(extra=source.stray if len(wanted) == len(PREFIXES) + 1 else ())
+    faults = Misfit(extra=source.stray if set(wanted) == set(NETWORKS) else ())
     for name, network in networks.items():
         faults += misfit(network, _prefix(name, spec), source.parts.get(name, ()))
     if faults:
         raise WeightsError(f"{path} does not fit {spec.family}: {faults}")
-    for name, network in networks.items():
-        fill(network, source.parts[name], torch.device(device), dtype)
     return networks
 
 
@@ -198,6 +210,7 @@ def save_checkpoint(
     vae: Weights | None = None,
     text: Weights | None = None,
     provenance: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write networks to one safetensors file in the LDM layout, complete or not at all.
@@ -211,6 +224,7 @@ def save_checkpoint(
         vae: the autoencoder, likewise.
         text: the text encoder, likewise; it is written under the names of `spec.text_layout`.
         provenance: where the weights come from: data, licences, steps, figures.
+        metadata: further strings for the header.
         dtype: what floating-point weights are cast to; None keeps each as it is.
 
     Raises:
@@ -225,7 +239,8 @@ def save_checkpoint(
             ours = keymaps.to_theirs(table_of("text", spec, "open_clip"), ours)
         prefix = _prefix(name, spec)
         tensors |= {f"{prefix}{key}": tensor for key, tensor in ours.items()}
-    write_safetensors(path, tensors, describing_metadata(spec, provenance or {}), dtype=dtype)
+    described = describing_metadata(spec, provenance or {})
+    write_safetensors(path, tensors, {**(metadata or {}), **described}, dtype=dtype)
 
 
 _ARCHITECTURES = {  # names that other programs look for (https://github.com/Stability-AI/ModelSpec)

@@ -17,7 +17,8 @@ from sfumato.weights.specs import ModelSpec, Prediction
 class Source:
     """Weights found at a path: what they are and where each network's tensors lie.
 
-    `main` is the file whose hash identifies the checkpoint.
+    `main` is the file whose hash identifies the checkpoint; `file` is the safetensors file that was made of
+    it where it is a pickle, and else the same.
     """
 
     found: Detection
@@ -25,6 +26,7 @@ class Source:
     stray: tuple[str, ...]
     metadata: Mapping[str, str]
     main: Path
+    file: Path
 
 
 @contextlib.contextmanager
@@ -44,12 +46,9 @@ def open_source(path: Path, prediction: Prediction | None = None) -> Iterator[So
         raise ModelNotFoundError(f"{path} does not exist; check the path or the models folder")
     if path.is_dir():
         folder = folders.read_folder(path, prediction)
+        main = next(iter(folder.parts.values()))[0].file
         yield Source(
-            found=folder.found,
-            parts=folder.parts,
-            stray=(),
-            metadata=folder.metadata,
-            main=next(iter(folder.parts.values()))[0].file,
+            found=folder.found, parts=folder.parts, stray=(), metadata=folder.metadata, main=main, file=main
         )
         return
     if not pickles.is_pickle(path):
@@ -63,9 +62,12 @@ def _single_file(file: Path, path: Path, prediction: Prediction | None) -> Sourc
     header = read_header(file)
     found = detect(header, path, prediction)
     spec = found.spec or (found.rows[0] if found.rows else ModelSpec(family=found.family))
+    stray: list[str] = []
     if found.kind == "VAE" and not any(name.startswith(PREFIXES["vae"]) for name in header.tensors):
         names = {name: name for name in header.tensors}
-        part = Part(file=file, header=header, names=names, table=table_of("vae", spec))
-        return Source(found=found, parts={"vae": [part]}, stray=(), metadata=header.metadata, main=path)
-    parts, stray = split_single_file(file, header, spec)
-    return Source(found=found, parts=parts, stray=tuple(stray), metadata=header.metadata, main=path)
+        parts = {"vae": [Part(file=file, header=header, names=names, table=table_of("vae", spec))]}
+    else:
+        parts, stray = split_single_file(file, header, spec)
+    return Source(
+        found=found, parts=parts, stray=tuple(stray), metadata=header.metadata, main=path, file=file
+    )
