@@ -129,7 +129,9 @@ class PromptReader:
     def _states(self, rows: Sequence[Sequence[int]], clip_skip: int) -> Tensor:
         device = next(self.encoder.parameters()).device
         ids = torch.tensor(rows, device=device)  # (N,T)
-        return torch.cat([self.encoder(part, clip_skip) for part in ids.chunk(-(-len(rows) // TEXTS_AT_ONCE))])
+        return torch.cat(
+            [self.encoder(part, clip_skip) for part in ids.chunk(-(-len(rows) // TEXTS_AT_ONCE))]
+        )
 
 
 def emphasise(states: Tensor, weights: Tensor, times: Tensor, mode: EmphasisMode) -> Tensor:

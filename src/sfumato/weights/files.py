@@ -63,7 +63,7 @@ def read_safetensors(
         names: which tensors; all of them when left out.
         dtype: cast floating-point tensors to this; integers and booleans stay.
         device: where the tensors go.
-        channels_last: lay four-dimensional tensors out as convolutions want them; they are read, not mapped, so
+        channels_last: lay four-dimensional tensors out as convolutions want; they are read, not mapped, so
             that no second copy stays in memory.
 
     Returns:
