@@ -40,8 +40,7 @@ def write_checkpoint(path: Path, small: bool) -> None:
 
     spec = MODELS["sd-1.x"]
     if small:
-        unet = replace(spec.unet, model_channels=32)
-        spec = replace(spec, family="small", unet=unet, native_size=64)
+        spec = replace(spec, family="small", unet=replace(spec.unet, model_channels=32), native_size=64)
     unet, vae, text = (
         randomised(build_empty(name, spec).to(torch.float16).to_empty(device="cpu"), 0)
         for name in ("unet", "vae", "text")
