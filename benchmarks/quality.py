@@ -311,7 +311,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--sampler", default="DPM++ 2M")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, default=7.0)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--quick", action="store_true", help="leave out the pairs kept out of training")
