@@ -1,4 +1,5 @@
 import dataclasses
+import weakref
 
 import pytest
 import torch
@@ -98,3 +99,19 @@ def test_16_bit_weights_give_nearly_the_same(dtype: torch.dtype, tolerance: floa
 def test_configurations_that_make_no_network_are_refused(change: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         dataclasses.replace(TINY, **change)
+
+
+@torch.no_grad()
+def test_decoding_holds_no_map_of_an_earlier_block() -> None:
+    vae = network()
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def look(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        assert not any(reference() is not None for reference in held)
+        held.append(weakref.ref(given[0]))
+
+    blocks = [block for level in reversed(vae.decoder.up) for block in level.block]
+    for block in blocks:
+        block.register_forward_pre_hook(look)
+    vae.decode(torch.randn(1, TINY.latent_channels, 4, 4))
+    assert len(held) == len(blocks)

@@ -6,6 +6,7 @@ Shape letters: B images, C channels, Z latent channels, H W height and width, f 
 reduction, 8 for Stable Diffusion.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -55,8 +56,10 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Change (B,C,H,W); C may change."""
-        h = self.conv1(self.silu(self.norm1(x)))
-        h = self.conv2(self.silu(self.norm2(h)))
+        h = self.norm1(x)  # bound again at each line: at the size of pictures every map counts
+        h = self.conv1(self.silu(h))
+        h = self.norm2(h)
+        h = self.conv2(self.silu(h))
         out: Tensor = (self.nin_shortcut(x) if self.widens else x) + h
         return out
 
@@ -109,7 +112,10 @@ class Downsample(nn.Module):
 
 
 class DownLevel(nn.Module):
-    """Residual blocks of one size, then half the size unless it is the last level."""
+    """Residual blocks of one size, then half the size unless it is the last level.
+
+    Its layers are run by the encoder itself, so that no caller holds an earlier map than the present one.
+    """
 
     def __init__(self, config: VAEConfig, in_channels: int, out_channels: int, *, last: bool) -> None:
         super().__init__()
@@ -119,15 +125,18 @@ class DownLevel(nn.Module):
         if not last:
             self.downsample = Downsample(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Change (B,C,H,W) to (B,C',H/2,W/2), or (B,C',H,W) at the last level."""
-        for block in self.block:
-            x = block(x)
-        return x if self.last else self.downsample(x)
+    def layers(self) -> Iterator[nn.Module]:
+        """Change (B,C,H,W), one after another, to (B,C',H/2,W/2), or (B,C',H,W) at the last level."""
+        yield from self.block
+        if not self.last:
+            yield self.downsample
 
 
 class UpLevel(nn.Module):
-    """Residual blocks of one size, then twice the size unless it is the level of the picture."""
+    """Residual blocks of one size, then twice the size unless it is the level of the picture.
+
+    Its layers are run by the decoder itself, so that no caller holds an earlier map than the present one.
+    """
 
     def __init__(self, config: VAEConfig, in_channels: int, out_channels: int, *, first: bool) -> None:
         super().__init__()
@@ -137,11 +146,11 @@ class UpLevel(nn.Module):
         if not first:
             self.upsample = Upsample(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Change (B,C,H,W) to (B,C',2H,2W), or (B,C',H,W) at the level of the picture."""
-        for block in self.block:
-            x = block(x)
-        return x if self.first else self.upsample(x)
+    def layers(self) -> Iterator[nn.Module]:
+        """Change (B,C,H,W), one after another, to (B,C',2H,2W), or (B,C',H,W) at the level of the picture."""
+        yield from self.block
+        if not self.first:
+            yield self.upsample
 
 
 class Encoder(nn.Module):
@@ -165,7 +174,9 @@ class Encoder(nn.Module):
         """Map pictures (B,3,H,W) to (B,2Z,H/f,W/f)."""
         x = self.conv_in(x)
         for level in self.down:
-            x = level(x)
+            assert isinstance(level, DownLevel)
+            for layer in level.layers():
+                x = layer(x)
         out: Tensor = self.conv_out(self.silu(self.norm_out(self.mid(x))))
         return out
 
@@ -191,7 +202,9 @@ class Decoder(nn.Module):
         """Map latents (B,Z,H/f,W/f) to pictures (B,3,H,W)."""
         x = self.mid(self.conv_in(x))
         for level in reversed(self.up):
-            x = level(x)
+            assert isinstance(level, UpLevel)
+            for layer in level.layers():
+                x = layer(x)
         out: Tensor = self.conv_out(self.silu(self.norm_out(x)))
         return out
 
