@@ -17,7 +17,7 @@ PROMPTS = (
     "a car, 3d",
     "an elephant, 3d",
     "a rocket, 3d, yellow background",
-    "a smiling face with sunglasses, 3d",
+    "smiling face with sunglasses, 3d",
     "a house, 3d",
     "a strawberry, 3d",
     "a guitar, 3d, blue background",
