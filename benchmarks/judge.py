@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmarks import mobilenet
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+
+from benchmarks import mobilenet
 from recipes.mini.colours import COLOURS, jittered, nearest_colour
 from recipes.mini.compose import STYLES, Pixels, Row, Sprites, compose, load
 

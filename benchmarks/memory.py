@@ -32,8 +32,8 @@ def write_checkpoint(path: Path, small: bool) -> None:
     from dataclasses import replace
 
     import torch
-    from benchmarks.peers import randomised
 
+    from benchmarks.peers import randomised
     from sfumato.weights.layouts import build_empty
     from sfumato.weights.load import save_checkpoint
     from sfumato.weights.specs import MODELS

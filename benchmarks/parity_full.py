@@ -17,9 +17,9 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from benchmarks.peers import final_norm, peer_text, peer_unet, peer_vae, randomised, relative_error
 from torch import Tensor
 
+from benchmarks.peers import final_norm, peer_text, peer_unet, peer_vae, randomised, relative_error
 from sfumato.nn.clip_text import CLIPText, CLIPTextConfig
 from sfumato.nn.unet import UNet, UNetConfig
 from sfumato.nn.vae import AutoencoderKL, VAEConfig

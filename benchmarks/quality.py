@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.judge import Judge, Verdict, load_judge
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+from benchmarks.judge import Judge, Verdict, load_judge
 from recipes.mini.colours import COLOURS, srgb_to_lab
 from recipes.mini.compose import STYLES, Pixels, Row, Sprites, article, compose, load
-
 from sfumato.diffusion.denoisers import Watched, parameterise
 from sfumato.diffusion.guidance import Contexts, Part, guide
 from sfumato.diffusion.noise import noise_sampler

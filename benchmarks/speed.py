@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from benchmarks import timing
-from benchmarks.peers import peer_text, peer_unet, peer_vae, randomised, relative_error
 from torch import Tensor, nn
 
+from benchmarks import timing
+from benchmarks.peers import peer_text, peer_unet, peer_vae, randomised, relative_error
 from sfumato.nn.clip_text import CLIPText, CLIPTextConfig
 from sfumato.nn.unet import UNet, UNetConfig
 from sfumato.nn.vae import AutoencoderKL, VAEConfig

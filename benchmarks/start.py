@@ -19,7 +19,6 @@ from pathlib import Path
 
 from benchmarks import timing
 from benchmarks.peers import peer_unet
-
 from sfumato.pipeline.models import choose_device, choose_dtype, find_checkpoint
 from sfumato.weights.convert import convert
 from sfumato.weights.detect import require_spec

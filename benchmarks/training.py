@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmarks import timing
-from benchmarks.peers import peer_unet, randomised, relative_error
 from diffusers import DDPMScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import timing
+from benchmarks.peers import peer_unet, randomised, relative_error
 from sfumato.nn.clip_text import CLIPText, CLIPTextConfig
 from sfumato.nn.unet import UNet, UNetConfig
 from sfumato.train.config import DataConfig, DiffusionConfig, OptimiserConfig, TrainConfig

@@ -1,8 +1,8 @@
 """The benchmarks compare the same networks."""
 
 import torch
-from benchmarks.peers import peer_unet, randomised, relative_error
 
+from benchmarks.peers import peer_unet, randomised, relative_error
 from sfumato.nn.unet import UNet, UNetConfig
 
 

@@ -3,6 +3,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+
 from recipes.mini.colours import (
     COLOURS,
     JITTER,

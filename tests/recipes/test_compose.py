@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from recipes.mini.colours import COLOURS, nearest_colour
 from recipes.mini.compose import STYLES, Sprites, Variation, article, caption, compose, load, place
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from recipes.mini import dataset
 from recipes.mini.compose import STYLES
 from recipes.mini.dataset import PACKAGES, Concept

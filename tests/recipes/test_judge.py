@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from benchmarks import judge
 from benchmarks.mobilenet import FEATURES, MobileNetV2
 from recipes.mini.colours import COLOURS

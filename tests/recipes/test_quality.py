@@ -2,11 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from benchmarks import quality
 from benchmarks.judge import Verdict
 from recipes.mini.colours import COLOURS
 from recipes.mini.compose import STYLES, Sprites
-
 from sfumato.pipeline.models import load_models
 from sfumato.types import ModelChoice, Sampling
 
