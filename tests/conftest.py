@@ -1,5 +1,7 @@
 """Fixtures for all tests: a checkpoint so small that a picture takes a moment, and a home of its own."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,14 @@ TINY = ModelSpec(
     text=CLIPTextConfig(width=16, layers=2, heads=2),
     native_size=64,
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C work in tests, also where a shell started them in the background without it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
