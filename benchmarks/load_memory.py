@@ -30,7 +30,7 @@ CASES: dict[str, tuple[str, float | None]] = {  # name: dtype asked for, limit
     "cast to float32": ("torch.float32", None),  # the weights themselves are twice the file
 }
 CHILD = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 import psutil, torch
 from sfumato.weights.load import load_checkpoint
@@ -38,7 +38,8 @@ load_checkpoint(Path(sys.argv[2]), device="cpu", dtype=None)  # so that nothing 
 before = psutil.Process().memory_info().rss
 loaded = load_checkpoint(Path(sys.argv[1]), device="cpu", dtype={dtype})
 after = psutil.Process().memory_info().rss
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+lines = Path("/proc/self/status").read_text().splitlines()
+peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 print(json.dumps({"before": before, "after": after, "peak": peak}))
 """
 

@@ -14,7 +14,7 @@ from sfumato.weights.load import save_checkpoint
 from sfumato.weights.specs import MODELS
 
 CHILD = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 import psutil, torch
 from sfumato.weights.load import load_checkpoint
@@ -22,7 +22,8 @@ load_checkpoint(Path(sys.argv[2]), device="cpu", dtype=None)  # so that nothing 
 before = psutil.Process().memory_info().rss
 loaded = load_checkpoint(Path(sys.argv[1]), device="cpu", dtype=getattr(torch, sys.argv[3], None))
 after = psutil.Process().memory_info().rss
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+lines = Path("/proc/self/status").read_text().splitlines()
+peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
 print(json.dumps([before, after, peak]))
 """
 
