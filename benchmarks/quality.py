@@ -192,7 +192,7 @@ def draw(models: Models, prompts: Sequence[str], sampling: Sampling, batch: int)
         start_x, noise = start_latents(plan, plan.seeds, models.device)  # (B,C,H,W)
         denoise = Watched(guide(network, contexts, sampling.guidance, sampling.guidance_rescale))
         draws = noise_sampler(plan.sampler.noise, noise)
-        *_, x = plan.sampler.sample(denoise, start_x, plan.sigmas, draws, sampling.eta)
+        *_, x = plan.sampler.sample(denoise, start_x, plan.sigmas, draws, plan.request.solver.eta)
         yield from decode(x, models.vae).numpy()
 
 

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from sfumato.app.settings import Settings
-from sfumato.cli_options import MAX_PROMPTS_BYTES, PROMPT, REQUEST_FLAGS, SETTING_FLAGS, Options
+from sfumato.cli_options import (
+    MAX_PROMPTS_BYTES,
+    PROMPT,
+    REQUEST_FLAGS,
+    SETTING_FLAGS,
+    SOURCE,
+    SOURCE_FLAGS,
+    Options,
+)
 from sfumato.errors import RequestError
 from sfumato.types import Canvas, Request
 
@@ -26,7 +34,7 @@ def test_every_field_of_a_request_has_one_option() -> None:
     named = [
         f"{part.name}.{each.name}" for part in fields(Request) for each in fields(getattr(request, part.name))
     ]
-    assert sorted(flag.field for flag in (PROMPT, *REQUEST_FLAGS)) == sorted(named)
+    assert sorted(flag.field for flag in (PROMPT, SOURCE, *REQUEST_FLAGS, *SOURCE_FLAGS)) == sorted(named)
 
 
 def test_every_setting_has_one_option() -> None:
@@ -34,7 +42,7 @@ def test_every_setting_has_one_option() -> None:
 
 
 def test_spellings_are_different() -> None:
-    spellings = [each for flag in (*REQUEST_FLAGS, *SETTING_FLAGS) for each in flag.spellings]
+    spellings = [each for flag in (*REQUEST_FLAGS, *SOURCE_FLAGS, *SETTING_FLAGS) for each in flag.spellings]
     assert len(set(spellings)) == len(spellings)
 
 

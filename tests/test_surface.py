@@ -6,6 +6,7 @@ import inspect
 import sfumato.errors
 from sfumato import types
 from sfumato.cli import app
+from sfumato.cli_options import PROMPT, REQUEST_FLAGS
 from sfumato.train.config import TrainConfig
 from sfumato.weights.specs import MODELS, ModelSpec
 
@@ -15,9 +16,79 @@ def test_fields_of_a_request() -> None:
     fields = {name: [f.name for f in dataclasses.fields(part)] for name, part in parts.items()}  # type: ignore[arg-type]
     assert fields == {
         "prompt": ["text", "negative", "clip_skip", "emphasis"],
-        "sampling": ["sampler", "schedule", "steps", "guidance", "guidance_rescale", "eta"],
-        "canvas": ["width", "height", "seed", "batch_size", "batch_count", "noise_source"],
+        "sampling": [
+            "sampler",
+            "schedule",
+            "steps",
+            "guidance",
+            "guidance_rescale",
+            "image_guidance",
+            "negative_min_sigma",
+            "skip_early_guidance",
+        ],
+        "solver": [
+            "eta",
+            "s_churn",
+            "s_tmin",
+            "s_tmax",
+            "s_noise",
+            "unipc_variant",
+            "unipc_skip",
+            "unipc_order",
+            "unipc_lower_order_final",
+        ],
+        "levels": ["sigma_min", "sigma_max", "rho", "beta_alpha", "beta_beta", "discard_penultimate"],
+        "canvas": ["width", "height", "seed", "batch_size", "batch_count", "noise_source", "tiling"],
+        "variation": ["seed", "strength", "from_width", "from_height", "seed_delta"],
         "model": ["checkpoint", "vae", "prediction"],
+        "refiner": ["checkpoint", "switch_at", "passes"],
+        "source": [
+            "image",
+            "resize_mode",
+            "denoising_strength",
+            "exact_steps",
+            "noise_multiplier",
+            "extra_noise",
+            "color_correction",
+            "background",
+            "depth",
+        ],
+        "mask": [
+            "image",
+            "invert",
+            "blur_x",
+            "blur_y",
+            "area",
+            "padding",
+            "content",
+            "round",
+            "conditioning_weight",
+            "overlay",
+        ],
+        "soft": [
+            "enabled",
+            "schedule_bias",
+            "preservation_strength",
+            "contrast_boost",
+            "mask_influence",
+            "difference_threshold",
+            "difference_contrast",
+        ],
+        "outpaint": ["left", "right", "up", "down", "mask_blur", "falloff", "color_variation"],
+        "hires": [
+            "enabled",
+            "scale",
+            "width",
+            "height",
+            "upscaler",
+            "steps",
+            "denoising_strength",
+            "sampler",
+            "schedule",
+            "checkpoint",
+            "prompt",
+            "negative",
+        ],
     }
     assert all(len(names) <= 15 for names in fields.values())
 
@@ -61,25 +132,7 @@ def test_commands_and_their_options() -> None:
     visit(group, "")
     assert options == {
         "txt2img": [
-            "prompt_text",
-            "prompt_negative",
-            "sampling_steps",
-            "sampling_sampler",
-            "sampling_schedule",
-            "sampling_guidance",
-            "sampling_guidance_rescale",
-            "sampling_eta",
-            "canvas_seed",
-            "canvas_width",
-            "canvas_height",
-            "canvas_batch_size",
-            "canvas_batch_count",
-            "canvas_noise_source",
-            "prompt_clip_skip",
-            "prompt_emphasis",
-            "model_checkpoint",
-            "model_vae",
-            "model_prediction",
+            *(flag.name for flag in (PROMPT, *REQUEST_FLAGS)),
             "size",
             "prompts_file",
             "file_format",

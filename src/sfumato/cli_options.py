@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from sfumato.errors import RequestError
-from sfumato.types import Request
+from sfumato.types import Request, field_types
 
 if TYPE_CHECKING:
     from sfumato.app.settings import Settings
@@ -38,6 +38,7 @@ class Flag:
         return self.field.replace(".", "_")
 
 
+SOURCE = Flag("source.image", (), "The picture to start from.")
 PROMPT = Flag("prompt.text", (), "What the picture shows; - reads prompts from standard input, one a line.")
 REQUEST_FLAGS: tuple[Flag, ...] = (
     Flag("prompt.negative", ("--negative", "-n"), "What it should not show."),
@@ -46,18 +47,94 @@ REQUEST_FLAGS: tuple[Flag, ...] = (
     Flag("sampling.schedule", ("--schedule",), "Which noise levels are visited: Automatic, Karras …"),
     Flag("sampling.guidance", ("--guidance", "-g"), "How closely the prompt is followed; 1 = not amplified."),
     Flag("sampling.guidance_rescale", ("--guidance-rescale",), "0 to 1: against washed-out high guidance."),
-    Flag("sampling.eta", ("--eta",), "0 to 1: fresh noise a step; unset = the sampler's own."),
     Flag("canvas.seed", ("--seed",), "Starting noise; -1 draws one."),
     Flag("canvas.width", ("--width", "-W"), "Pixels, a multiple of 8; unset = the checkpoint's own size."),
     Flag("canvas.height", ("--height", "-H"), "Pixels, a multiple of 8."),
     Flag("canvas.batch_size", ("--batch-size",), "Pictures sampled together."),
     Flag("canvas.batch_count", ("--batch-count", "-c"), "Batches, one after another."),
-    Flag("canvas.noise_source", ("--noise-source",), "philox: the same on every machine; cpu: torch's own."),
+    Flag("canvas.tiling", ("--tiling",), "A picture whose opposite edges meet without a seam."),
+    Flag(
+        "canvas.noise_source", ("--noise-source",), "philox: the same everywhere; cpu, device: torch's own."
+    ),
     Flag("prompt.clip_skip", ("--clip-skip",), "Take the k-th last layer of the text encoder."),
     Flag("prompt.emphasis", ("--emphasis",), "What (brackets:1.2) do: Original, 'No norm', Ignore, None."),
     Flag("model.checkpoint", ("--model", "-m"), "Name or path; unset = the model that comes with Sfumato."),
     Flag("model.vae", ("--vae",), "Another autoencoder, name or path."),
     Flag("model.prediction", ("--prediction",), "eps or v, for a checkpoint that does not say it."),
+    Flag("variation.seed", ("--variation-seed",), "Noise to mix in; -1 draws one."),
+    Flag("variation.strength", ("--variation-strength",), "0 to 1: how much of it."),
+    Flag("variation.from_width", ("--resize-seed-width",), "Noise as for a picture of this width."),
+    Flag("variation.from_height", ("--resize-seed-height",), "Noise as for a picture of this height."),
+    Flag("variation.seed_delta", ("--seed-delta",), "Added to the seed for the noise of later steps (ENSD)."),
+    Flag("hires.enabled", ("--hires",), "A second pass over the enlarged picture."),
+    Flag("hires.scale", ("--hires-scale",), "How many times larger."),
+    Flag("hires.width", ("--hires-width",), "Pixels; 0 = from the height or the scale."),
+    Flag("hires.height", ("--hires-height",), "Pixels; 0 = from the width or the scale."),
+    Flag("hires.upscaler", ("--hires-upscaler",), "Latent …, Lanczos, or a model; see `sfumato upscale`."),
+    Flag("hires.steps", ("--hires-steps",), "0 = as in the first pass."),
+    Flag("hires.denoising_strength", ("--hires-denoise",), "0 to 1: how much the second pass changes."),
+    Flag("hires.sampler", ("--hires-sampler",), "Unset = as in the first pass."),
+    Flag("hires.schedule", ("--hires-schedule",), "Unset = as in the first pass."),
+    Flag("hires.checkpoint", ("--hires-model",), "Unset = as in the first pass."),
+    Flag("hires.prompt", ("--hires-prompt",), "Unset = as in the first pass."),
+    Flag("hires.negative", ("--hires-negative",), "Unset = as in the first pass."),
+    Flag("refiner.checkpoint", ("--refiner",), "A second checkpoint that takes over on the way."),
+    Flag("refiner.switch_at", ("--refiner-switch-at",), "Share of the way at which it does."),
+    Flag("refiner.passes", ("--refiner-passes",), "With --hires: first pass, second pass, both passes."),
+    Flag(
+        "sampling.image_guidance", ("--image-guidance",), "Second scale of instruction-editing checkpoints."
+    ),
+    Flag("sampling.negative_min_sigma", ("--negative-min-sigma",), "Below it the negative prompt rests."),
+    Flag("sampling.skip_early_guidance", ("--skip-early-guidance",), "Share of steps without guidance."),
+    Flag("solver.eta", ("--eta",), "0 to 1: fresh noise a step; unset = the sampler's own."),
+    Flag("solver.s_churn", ("--s-churn",), "Noise added before each step of Euler, Heun, DPM2."),
+    Flag("solver.s_tmin", ("--s-tmin",), "Lowest sigma at which it is."),
+    Flag("solver.s_tmax", ("--s-tmax",), "Highest sigma at which it is."),
+    Flag("solver.s_noise", ("--s-noise",), "Standard deviation of noise that is added."),
+    Flag("solver.unipc_variant", ("--unipc-variant",), "bh1, bh2, vary_coeff."),
+    Flag("solver.unipc_skip", ("--unipc-skip",), "time_uniform, time_quadratic, logSNR."),
+    Flag("solver.unipc_order", ("--unipc-order",), "1 to 50."),
+    Flag("solver.unipc_lower_order_final", ("--unipc-lower-order-final",), "Lower order in the last steps."),
+    Flag("levels.sigma_min", ("--sigma-min",), "Lowest noise level visited; unset = the checkpoint's."),
+    Flag("levels.sigma_max", ("--sigma-max",), "Highest."),
+    Flag("levels.rho", ("--rho",), "Bend of the schedules Karras and Polyexponential."),
+    Flag("levels.beta_alpha", ("--beta-alpha",), "Shape of the schedule Beta."),
+    Flag("levels.beta_beta", ("--beta-beta",), "Shape of the schedule Beta."),
+    Flag("levels.discard_penultimate", ("--discard-penultimate",), "Leave out the last level but one."),
+)
+SOURCE_FLAGS: tuple[Flag, ...] = (
+    Flag("source.denoising_strength", ("--denoise", "-d"), "0 = the source, 1 = nothing of it."),
+    Flag("source.resize_mode", ("--resize-mode",), "Just resize, Crop and resize, Resize and fill …"),
+    Flag("source.exact_steps", ("--exact-steps",), "Take all the steps, whatever the strength."),
+    Flag("source.noise_multiplier", ("--noise-multiplier",), "Of the starting noise."),
+    Flag("source.extra_noise", ("--extra-noise",), "Added to the starting latents."),
+    Flag("source.color_correction", ("--color-correction",), "Bring the colours back to the source's."),
+    Flag("source.background", ("--background",), "Under transparent places."),
+    Flag("source.depth", ("--depth",), "A depth map, white near, for depth-guided checkpoints."),
+    Flag("mask.image", ("--mask",), "White changes, black stays."),
+    Flag("mask.invert", ("--mask-invert",), "Black changes, white stays."),
+    Flag("mask.blur_x", ("--mask-blur-x",), "Pixels."),
+    Flag("mask.blur_y", ("--mask-blur-y",), "Pixels."),
+    Flag("mask.area", ("--mask-area",), "Whole picture, or Only masked: enlarged, painted, put back."),
+    Flag("mask.padding", ("--mask-padding",), "Pixels around the masked area."),
+    Flag("mask.content", ("--mask-content",), "Start from fill, original, latent noise, latent nothing."),
+    Flag("mask.round", ("--mask-round",), "Latents are masked or not, nothing between."),
+    Flag("mask.conditioning_weight", ("--mask-weight",), "0 to 1: an inpainting checkpoint sees less there."),
+    Flag("mask.overlay", ("--overlay",), "Lay the source over the result outside the mask."),
+    Flag("soft.enabled", ("--soft",), "A mask with grey values, let go of step by step."),
+    Flag("soft.schedule_bias", ("--soft-bias",), "When the source is let go of."),
+    Flag("soft.preservation_strength", ("--soft-preserve",), "How long it is kept."),
+    Flag("soft.contrast_boost", ("--soft-boost",), "Against loss of contrast where both mix."),
+    Flag("soft.mask_influence", ("--soft-mask",), "How much the mask counts in the final blend."),
+    Flag("soft.difference_threshold", ("--soft-threshold",), "How much change counts as change."),
+    Flag("soft.difference_contrast", ("--soft-contrast",), "How sharply."),
+    Flag("outpaint.left", ("--left",), "Pixels to paint beyond the left edge."),
+    Flag("outpaint.right", ("--right",), "Beyond the right edge."),
+    Flag("outpaint.up", ("--up",), "Above."),
+    Flag("outpaint.down", ("--down",), "Below."),
+    Flag("outpaint.mask_blur", ("--outpaint-blur",), "Pixels over which old and new meet."),
+    Flag("outpaint.falloff", ("--outpaint-falloff",), "Exponent of the noise's spectrum."),
+    Flag("outpaint.color_variation", ("--outpaint-color",), "How far its colours stray."),
 )
 SETTING_FLAGS: tuple[Flag, ...] = (
     Flag("outputs", ("--output", "-o"), "Folder for the pictures."),
@@ -100,28 +177,33 @@ class Options:
 
 
 def with_request(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command(options, …)` the prompt and every option of a request and of the settings."""
-    return _with_flags(command, PROMPT, REQUEST_FLAGS, SETTING_FLAGS)
+    """Give `command(options, …)` the prompt, every option of text to image, and of the settings."""
+    return _with_flags(command, (PROMPT,), REQUEST_FLAGS, SETTING_FLAGS)
+
+
+def with_source(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(options, …)` the source, the prompt, every option of a request, and of the settings."""
+    return _with_flags(command, (SOURCE, PROMPT), (*SOURCE_FLAGS, *REQUEST_FLAGS), SETTING_FLAGS)
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give `command(options, …)` these options of the settings, all of them where none is named."""
     flags = [flag for flag in SETTING_FLAGS if not names or flag.field in names]
-    return lambda command: _with_flags(command, None, (), flags)
+    return lambda command: _with_flags(command, (), (), flags)
 
 
 def _with_flags(
-    command: Callable[..., None], prompt: Flag | None, request: Sequence[Flag], setting: Sequence[Flag]
+    command: Callable[..., None], given: Sequence[Flag], request: Sequence[Flag], setting: Sequence[Flag]
 ) -> Callable[..., None]:
     first, *own = inspect.signature(command, eval_str=True).parameters.values()
     assert first.name == "options"
-    parameters = [_parameter(flag, _request_type(flag), typer.Argument) for flag in [prompt] if flag]
+    parameters = [_parameter(flag, _request_type(flag), typer.Argument) for flag in given]
     parameters += [_parameter(flag, _request_type(flag), typer.Option) for flag in request]
     extra = [_parameter(flag, int if flag.field == "threads" else str, typer.Option) for flag in setting]
 
-    def run(**given: Any) -> None:
-        table = {flag.field: given.pop(flag.name) for flag in (*([prompt] if prompt else []), *request)}
-        command(Options(table, {flag.field: given.pop(flag.name) for flag in setting}), **given)
+    def run(**values: Any) -> None:
+        table = {flag.field: values.pop(flag.name) for flag in (*given, *request)}
+        command(Options(table, {flag.field: values.pop(flag.name) for flag in setting}), **values)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
@@ -131,15 +213,23 @@ def _with_flags(
 
 
 def _parameter(flag: Flag, kind: type, make: Callable[..., Any]) -> inspect.Parameter:
-    described = make(
-        *flag.spellings,
-        help=flag.help + _default_text(flag),
-        show_default=False,
-        parser=_PARSERS[kind],
-        metavar=kind.__name__.upper() if flag.spellings else flag.field.partition(".")[0].upper(),
+    described = (
+        make(*_with_no(flag.spellings), help=flag.help + _default_text(flag), show_default=False)
+        if kind is bool
+        else make(
+            *flag.spellings,
+            help=flag.help + _default_text(flag),
+            show_default=False,
+            parser=_PARSERS[kind],
+            metavar=kind.__name__.upper() if flag.spellings else flag.field.partition(".")[0].upper(),
+        )
     )
     annotation = Annotated[kind | None, described]  # type: ignore[valid-type]  # None = not given
     return inspect.Parameter(flag.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _with_no(spellings: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{each}/--no-{each.removeprefix('--')}" for each in spellings)
 
 
 def _whole(text: str) -> int:
@@ -156,7 +246,9 @@ def _number(text: str) -> float:
         raise typer.BadParameter(f"{text[:40]!r} is not a number") from None
 
 
-_PARSERS: Mapping[type, Callable[[str], Any]] = MappingProxyType({int: _whole, float: _number, str: str})
+_PARSERS: Mapping[type, Callable[[str], Any]] = MappingProxyType(
+    {int: _whole, float: _number, str: str, Path: Path}
+)
 
 
 def _default_text(flag: Flag) -> str:
@@ -164,18 +256,20 @@ def _default_text(flag: Flag) -> str:
         return ""
     part, field = flag.field.split(".")
     default = getattr(getattr(Request(), part), field)
-    return "" if default in (None, "") else f" [default: {default}]"
+    if default is None or default == "" or default is False:
+        return ""
+    return f" [default: {'on' if default is True else default}]"
 
 
 def _request_type(flag: Flag) -> type:
     part, field = flag.field.split(".")
-    annotation = get_type_hints(_part_type(part))[field]
-    if get_origin(annotation) is Literal:
+    annotation = field_types(_part_type(part))[field]
+    kinds = {kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)}
+    if get_origin(annotation) is Literal or any(get_origin(kind) is Literal for kind in kinds):
         return str  # the dataclass checks it, and says it in one line
-    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
-    kinds = [str if get_origin(kind) is Literal else kind for kind in kinds]
-    assert kinds in ([str], [int], [float])
-    return kinds[0]  # type: ignore[no-any-return]
+    (kind,) = kinds
+    assert kind is bool or kind in _PARSERS
+    return kind  # type: ignore[no-any-return]
 
 
 def _part_type(part: str) -> Any:

@@ -8,7 +8,7 @@ from sd_parsers.parsers import AUTOMATIC1111Parser
 
 from sfumato.errors import RequestError
 from sfumato.pipeline import metadata
-from sfumato.types import MAX_SEED, Canvas, ModelChoice, Prompt, Request, Sampling
+from sfumato.types import MAX_SEED, Canvas, ModelChoice, Prompt, Request, Sampling, Solver
 
 EXAMPLE = """a photo of a cat, (fluffy:1.2) <lora:fur:0.8>
 Negative prompt: blurry, [grain]
@@ -90,7 +90,8 @@ def test_every_field_of_a_request_has_a_place() -> None:
 def test_parameters_stand_in_the_fixed_order() -> None:
     request = Request(
         prompt=Prompt(text="a cat", negative="blurry", clip_skip=2, emphasis="No norm"),
-        sampling=Sampling(schedule="Karras", eta=0.5, guidance=7.5, guidance_rescale=0.25),
+        sampling=Sampling(schedule="Karras", guidance=7.5, guidance_rescale=0.25),
+        solver=Solver(eta=0.5),
         canvas=Canvas(width=512, height=768, seed=965400086),
         model=ModelChoice(checkpoint="v1-5", vae="ema, new"),
     )
@@ -215,7 +216,8 @@ def test_text_beyond_the_limit_is_refused() -> None:
 def test_sd_parsers_reads_it_too() -> None:
     request = Request(
         prompt=Prompt(text="a cat, (red:1.2)", negative="blurry", clip_skip=2),
-        sampling=Sampling(schedule="Karras", eta=0.5),
+        sampling=Sampling(schedule="Karras"),
+        solver=Solver(eta=0.5),
         canvas=Canvas(width=512, height=768, seed=7),
         model=ModelChoice(checkpoint="v1-5"),
     )

@@ -52,11 +52,17 @@ def generate(request: Request, models: Models) -> Iterator[StepInfo | Result]:
         start, noise = start_latents(plan, seeds, models.device)  # 4: (B,C,H,W)
         denoise = Watched(guide(network, script.contexts, sampling.guidance, sampling.guidance_rescale))  # 5
         draws = noise_sampler(plan.sampler.noise, noise)
-        walk = plan.sampler.sample(denoise, start, plan.sigmas, draws, sampling.eta)  # 6
+        walk = plan.sampler.sample(denoise, start, plan.sigmas, draws, plan.request.solver.eta)  # 6
         for step, latents in enumerate(walk, 1):  # noqa: B007  # the last are decoded
             assert denoise.clean is not None
             yield StepInfo(
-                step=step, steps=sampling.steps, batch=number, batches=len(batches), latents=denoise.clean
+                step=step,
+                steps=sampling.steps,
+                batch=number,
+                batches=len(batches),
+                pass_=1,
+                passes=1,
+                latents=denoise.clean,
             )
         for place, each in enumerate(latents):
             pixels = decode(each[None], models.vae)[0]  # 7: (H,W,3)

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from types import MappingProxyType
 
 from sfumato.errors import RequestError
-from sfumato.types import Canvas, EmphasisMode, ModelChoice, NoiseSource, Prompt, Request, Sampling
+from sfumato.types import Canvas, EmphasisMode, ModelChoice, NoiseSource, Prompt, Request, Sampling, Solver
 
 MAX_CHARS = 16 * 2**20  # longer text is refused unread
 
@@ -40,7 +40,7 @@ KEYS: Mapping[str, str | None] = MappingProxyType(
         "model.prediction": "Prediction type",
         "prompt.clip_skip": "Clip skip",
         "canvas.noise_source": "RNG",
-        "sampling.eta": "Eta",  # "Eta DDIM" for DDIM
+        "solver.eta": "Eta",  # "Eta DDIM" for DDIM
         "sampling.guidance_rescale": "CFG rescale",
         "prompt.emphasis": "Emphasis",
         "canvas.batch_size": None,
@@ -93,7 +93,7 @@ def write(request: Request, *, model_hash: str | None = None, vae_hash: str | No
         ("VAE", model.vae),
         ("Clip skip", prompt.clip_skip if prompt.clip_skip > 1 else None),
         ("RNG", rng),
-        (_eta_key(sampling.sampler), _number(sampling.eta)),
+        (_eta_key(sampling.sampler), _number(request.solver.eta)),
         ("CFG rescale", _number(sampling.guidance_rescale) if sampling.guidance_rescale else None),
         ("Prediction type", model.prediction),
         ("Emphasis", prompt.emphasis if prompt.emphasis != "Original" else None),
@@ -156,8 +156,8 @@ def read(text: str) -> Request:
             steps=_int("Steps", info.text("Steps") or str(sampling.steps)),
             guidance=_float("CFG scale", info.text("CFG scale") or str(sampling.guidance)),
             guidance_rescale=_float("CFG rescale", info.text("CFG rescale") or "0"),
-            eta=None if eta is None else _float("Eta", eta),
         ),
+        solver=Solver(eta=None if eta is None else _float("Eta", eta)),
         canvas=Canvas(
             width=None if width is None else _int("Size", width),
             height=None if height is None else _int("Size", height),
