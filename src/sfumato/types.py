@@ -340,7 +340,7 @@ class Request:
 
 def field_types(part: type) -> dict[str, Any]:
     """The types of a part's fields, by name; a `Picture` counts as a path."""
-    return get_type_hints(part, localns={"Image": Path})
+    return get_type_hints(part, localns={"Picture": Path})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

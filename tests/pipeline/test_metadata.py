@@ -1,5 +1,8 @@
 import json
-from dataclasses import fields, is_dataclass
+import math
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -7,8 +10,27 @@ from hypothesis import strategies as st
 from sd_parsers.parsers import AUTOMATIC1111Parser
 
 from sfumato.errors import RequestError
-from sfumato.pipeline import metadata
-from sfumato.types import MAX_SEED, Canvas, ModelChoice, Prompt, Request, Sampling, Solver
+from sfumato.pipeline import infotext, metadata
+from sfumato.types import (
+    MAX_SEED,
+    Canvas,
+    Hires,
+    Levels,
+    Mask,
+    ModelChoice,
+    Outpaint,
+    Prompt,
+    Refiner,
+    Request,
+    Sampling,
+    SoftInpainting,
+    Solver,
+    Source,
+    Variation,
+    field_types,
+)
+
+PICTURE = Path("picture.png")  # never opened
 
 EXAMPLE = """a photo of a cat, (fluffy:1.2) <lora:fur:0.8>
 Negative prompt: blurry, [grain]
@@ -36,39 +58,158 @@ names = (
     | st.text(st.characters(), min_size=1, max_size=12)
     | st.sampled_from(["8x8", 'a"b', '"a', "a,b"])
 )
-numbers = st.floats(0, 100) | st.integers(0, 30).map(float)
-requests = st.builds(
-    Request,
-    prompt=st.builds(
+
+
+def some(**fields_: Any) -> Any:
+    """Some of these fields, each from its strategy; the others keep their defaults."""
+    return st.fixed_dictionaries({}, optional=fields_)
+
+
+def literals(part: type, name: str) -> Any:
+    return st.sampled_from(get_args(field_types(part)[name]))
+
+
+def number(low: float, high: float) -> Any:
+    return st.floats(low, high) | st.integers(math.ceil(low), int(high)).map(float)
+
+
+seeds = st.integers(0, MAX_SEED)
+sides = st.integers(1, 200).map(lambda n: 8 * n)
+flags = st.booleans()
+upto = st.integers(0, 500)
+PARTS: dict[str, Any] = {  # what has no effect is not written: each strategy keeps to what has
+    "prompt": st.builds(
         Prompt,
         text=texts,
         negative=texts,
         clip_skip=st.integers(1, 12),
-        emphasis=st.sampled_from(["None", "Ignore", "Original", "No norm"]),
+        emphasis=literals(Prompt, "emphasis"),
     ),
-    sampling=st.builds(
-        Sampling,
+    "sampling": some(
         sampler=st.sampled_from(["DPM++ 2M", "Euler a", "DDIM"]),
         schedule=st.sampled_from(["Automatic", "Karras"]),
         steps=st.integers(1, 1000),
-        guidance=numbers,
-        guidance_rescale=st.floats(0, 1),
-        eta=st.none() | st.floats(0, 1),
-    ),
-    canvas=st.builds(
+        guidance=number(0, 100),
+        guidance_rescale=number(0, 1),
+        image_guidance=number(0, 100),
+        negative_min_sigma=number(0, 100),
+        skip_early_guidance=number(0, 1),
+    ).map(lambda values: Sampling(**values)),
+    "solver": some(
+        eta=number(0, 1),
+        s_churn=number(0, 1000),
+        s_tmin=number(0, 1000),
+        s_tmax=number(0, 1e9),
+        s_noise=number(0, 1000),
+        unipc_variant=literals(Solver, "unipc_variant"),
+        unipc_skip=literals(Solver, "unipc_skip"),
+        unipc_order=st.integers(1, 50),
+        unipc_lower_order_final=flags,
+    ).map(lambda values: Solver(**values)),
+    "levels": some(
+        sigma_min=number(1e-4, 1),
+        sigma_max=number(2, 1e4),
+        rho=number(1e-4, 1e4),
+        beta_alpha=number(0.01, 10),
+        beta_beta=number(0.01, 10),
+        discard_penultimate=flags,
+    ).map(lambda values: Levels(**values)),
+    "canvas": st.builds(
         Canvas,
-        width=st.integers(1, 200).map(lambda n: 8 * n),
-        height=st.integers(1, 200).map(lambda n: 8 * n),
-        seed=st.integers(0, MAX_SEED),
-        noise_source=st.sampled_from(["philox", "cpu"]),
+        width=sides,
+        height=sides,
+        seed=seeds,
+        noise_source=literals(Canvas, "noise_source"),
+        tiling=flags,
     ),
-    model=st.builds(ModelChoice, checkpoint=names, vae=names, prediction=st.sampled_from([None, "eps", "v"])),
-)
+    "variation": st.builds(
+        Variation, seed=seeds, strength=number(0, 1), from_width=upto, from_height=upto, seed_delta=seeds
+    ).map(lambda part: part if part.strength else replace(part, seed=-1)),
+    "model": st.builds(
+        ModelChoice, checkpoint=names, vae=names, prediction=st.sampled_from([None, "eps", "v"])
+    ),
+    "refiner": st.just(Refiner())
+    | st.builds(
+        Refiner,
+        checkpoint=names.filter(bool),
+        switch_at=number(0.01, 1),
+        passes=literals(Refiner, "passes"),
+    ),
+    "source": st.just(Source())
+    | st.builds(
+        Source,
+        image=st.just(PICTURE),
+        resize_mode=literals(Source, "resize_mode"),
+        denoising_strength=number(0, 1),
+        exact_steps=flags,
+        noise_multiplier=number(0, 2),
+        extra_noise=number(0, 1),
+        color_correction=flags,
+        background=st.from_regex("#[0-9a-fA-F]{6}", fullmatch=True),
+        depth=st.none() | st.just(PICTURE),
+    ),
+    "mask": st.just(Mask())
+    | st.builds(
+        Mask,
+        image=st.just(PICTURE),
+        invert=flags,
+        blur_x=upto,
+        blur_y=upto,
+        area=literals(Mask, "area"),
+        padding=upto,
+        content=literals(Mask, "content"),
+        round=flags,
+        conditioning_weight=number(0, 1),
+        overlay=flags,
+    ),
+    "soft": st.just(SoftInpainting())
+    | some(
+        schedule_bias=number(0, 8),
+        preservation_strength=number(0, 8),
+        contrast_boost=number(1, 32),
+        mask_influence=number(0, 1),
+        difference_threshold=number(0, 8),
+        difference_contrast=number(0, 8),
+    ).map(lambda values: SoftInpainting(enabled=True, **values)),
+    "outpaint": st.just(Outpaint())
+    | st.builds(
+        Outpaint,
+        left=upto.map(lambda n: n + 1),
+        right=upto,
+        up=upto,
+        down=upto,
+        mask_blur=st.integers(0, 64),
+        falloff=number(0, 4),
+        color_variation=number(0, 1),
+    ),
+    "hires": st.just(Hires())
+    | st.builds(
+        Hires,
+        enabled=st.just(True),
+        scale=number(1, 8),
+        width=st.just(0) | upto,
+        height=st.just(0) | upto,
+        upscaler=names.filter(bool),
+        steps=st.integers(0, 1000),
+        denoising_strength=number(0, 1),
+        sampler=st.none() | st.sampled_from(["Euler", "DPM++ 2M"]),
+        schedule=st.none() | st.sampled_from(["Automatic", "Karras"]),
+        checkpoint=names,
+        prompt=texts,
+        negative=texts,
+    ).map(lambda part: replace(part, scale=2.0) if part.width or part.height else part),
+}
+requests = st.builds(Request, **PARTS)
 
 
 @given(requests)
-def test_every_request_comes_back_equal(request_: Request) -> None:
-    assert metadata.read(metadata.write(request_)) == request_
+def test_every_request_comes_back_equal_but_for_its_pictures(request_: Request) -> None:
+    without = replace(
+        request_,
+        source=replace(request_.source, image=None, depth=None),
+        mask=replace(request_.mask, image=None),
+    )
+    assert metadata.read(metadata.write(request_)) == without
 
 
 @given(requests)
@@ -101,14 +242,26 @@ def test_parameters_stand_in_the_fixed_order() -> None:
         "a cat\nNegative prompt: blurry\n"
         "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 965400086, "
         'Size: 512x768, Model hash: 6ce0161689, Model: v1-5, VAE hash: 0123456789, VAE: "ema, new", '
-        "Clip skip: 2, RNG: NV, "
-        "Eta: 0.5, CFG rescale: 0.25, Emphasis: No norm"
+        "Clip skip: 2, RNG: NV, Emphasis: No norm, "
+        "Eta: 0.5, CFG rescale: 0.25"
     )
     assert version.startswith("Sfumato ")
 
 
+def test_what_the_caller_hands_in_has_its_place() -> None:
+    extra = [("Lora hashes", "fur: 01"), ("Script", "X/Y/Z plot"), ("Init image hash", "ab"), ("User", "me")]
+    request = Request(canvas=Canvas(width=64, height=64, seed=1), prompt=Prompt(emphasis="Ignore"))
+    line = metadata.write(request, model_hash="0" * 64, extra=[*extra, ("Seed", 2), ("X Type", None)])
+    keys = [part.split(":")[0] for part in line.split(", ")]
+    assert line.split(", ")[4] == "Seed: 2"
+    assert keys[5:] == [
+        "Size", "Model hash", "Init image hash", "RNG", "Lora hashes", "Emphasis", "Script", "Version",
+        "User",
+    ]  # fmt: skip
+
+
 def test_the_published_example_is_read_whole() -> None:
-    info = metadata.parse(EXAMPLE)
+    info = infotext.parse(EXAMPLE)
     assert info.prompt == "a photo of a cat, (fluffy:1.2) <lora:fur:0.8>"
     assert info.negative == "blurry, [grain]"
     assert info.fields["Lora hashes"] == "fur: 0123456789ab"
@@ -118,15 +271,16 @@ def test_the_published_example_is_read_whole() -> None:
         sampling=Sampling(schedule="Karras"),
         canvas=Canvas(width=512, height=512, seed=965400086),
         model=ModelChoice(checkpoint="v1-5-pruned-emaonly"),
+        hires=Hires(enabled=True, denoising_strength=0.5),
     )
 
 
 def test_layout_reproduces_the_published_example_to_the_byte() -> None:
-    info = metadata.parse(EXAMPLE)
+    info = infotext.parse(EXAMPLE)
     pairs = [
         (key.removesuffix("-1"), info.text(key.removesuffix("-1"))) for key in info.fields if key != "Size-2"
     ]
-    assert metadata.layout(info.prompt, info.negative, pairs) == EXAMPLE
+    assert infotext.layout(info.prompt, info.negative, pairs) == EXAMPLE
 
 
 @pytest.mark.parametrize(
@@ -138,25 +292,25 @@ def test_layout_reproduces_the_published_example_to_the_byte() -> None:
     ],
 )
 def test_three_matches_make_a_parameter_line(last: str, is_prompt: bool) -> None:
-    info = metadata.parse(f"cat\n{last}")
+    info = infotext.parse(f"cat\n{last}")
     assert info.prompt == (f"cat\n{last}" if is_prompt else "cat")
     assert bool(info.fields) != is_prompt
 
 
 def test_all_lines_from_the_negative_prompt_on_are_negative() -> None:
-    info = metadata.parse(" a \n\nb\nNegative prompt: c\nd\nSteps: 1, Seed: 2, Sampler: x")
+    info = infotext.parse(" a \n\nb\nNegative prompt: c\nd\nSteps: 1, Seed: 2, Sampler: x")
     assert (info.prompt, info.negative) == ("a\n\nb", "c\nd")
 
 
 @pytest.mark.parametrize("value", ["a, b", "a: b", "a\nb", 'say "x", now', "é: ü", "back\\slash, x"])
 def test_values_with_separators_are_json(value: str) -> None:
-    line = metadata.layout("", "", [("Steps", 1), ("Seed", 2), ("Model", value)])
+    line = infotext.layout("", "", [("Steps", 1), ("Seed", 2), ("Model", value)])
     assert line == f"Steps: 1, Seed: 2, Model: {json.dumps(value, ensure_ascii=False)}"
-    assert metadata.parse(line).text("Model") == value
+    assert infotext.parse(line).text("Model") == value
 
 
 def test_broken_quotes_stay_as_they_are() -> None:
-    info = metadata.parse(r'Steps: 1, Seed: 2, Model: "a\q", VAE: "open, RNG: "x" y')
+    info = infotext.parse(r'Steps: 1, Seed: 2, Model: "a\q", VAE: "open, RNG: "x" y')
     assert info.text("Model") == r'"a\q"'
     assert info.text("VAE") == '"open'
     assert info.text("RNG") == '"x" y'
@@ -205,12 +359,12 @@ def test_values_are_validated_again(line: str, named: str) -> None:
     ],
 )
 def test_two_megabytes_of_anything_are_parsed(unit: str) -> None:  # quadratic time would take hours
-    metadata.parse(unit * (2_000_000 // len(unit)))
+    infotext.parse(unit * (2_000_000 // len(unit)))
 
 
 def test_text_beyond_the_limit_is_refused() -> None:
     with pytest.raises(RequestError, match="at most"):
-        metadata.parse("a" * (metadata.MAX_CHARS + 1))
+        infotext.parse("a" * (infotext.MAX_CHARS + 1))
 
 
 def test_sd_parsers_reads_it_too() -> None:

@@ -1,136 +1,226 @@
-"""The generation parameters as text, in the layout the field reads ("infotext"), and back into a `Request`.
+"""The generation parameters as text, in the layout the field reads, and back into a `Request`.
 
-    a photo of a cat, (fluffy:1.2)
-    Negative prompt: blurry
-    Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 1, Size: 512x512, Model: …
-
-`write` and `read` are inverse for every resolved request, whatever its prompts hold: where the plain
-layout cannot carry a text (leading blanks, control characters, a line that begins like the negative prompt),
-the exact strings follow as two more parameters that other readers pass over. Knows no torch, no pictures.
+One table, `ROWS`, drives both directions: which key stands for which field, in the order of the web UI, and
+when it is written. `write` and `read` are inverse for every resolved request, whatever its prompts hold, but
+for pictures (source, mask, depth map), which text cannot carry. Knows no torch, no pictures.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from types import MappingProxyType
+from typing import Any, get_args
 
 from sfumato.errors import RequestError
-from sfumato.types import Canvas, EmphasisMode, ModelChoice, NoiseSource, Prompt, Request, Sampling, Solver
+from sfumato.pipeline import infotext
+from sfumato.pipeline.infotext import Infotext
+from sfumato.pipeline.legacy import modernised
+from sfumato.types import Request, field_types
 
-MAX_CHARS = 16 * 2**20  # longer text is refused unread
+_TRUE_FALSE: Mapping[Any, str] = MappingProxyType({True: "True", False: "False"})
+_RNG = MappingProxyType({"philox": "NV", "cpu": "CPU", "device": "GPU"})
+_MASK_MODE = MappingProxyType({True: "Inpaint not masked", False: "Inpaint masked"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One key of the parameter line. A row without a field keeps a place for what the caller hands in."""
+
+    key: str
+    field: str = ""  # part.field of a Request; of two fields, the first of a size
+    second: str = ""
+    always: bool = False  # also written where it has its default
+    when: Callable[[Request], bool] | None = None  # beside the part's own rule in `PARTS`
+    words: Mapping[Any, str] | None = None  # value to text, where it is not the value itself
+    unset: tuple[str, ...] = ()  # texts that stand for None
+
+
+# A part is written only where it has an effect. Parts that always have are not named.
+PARTS: Mapping[str, Callable[[Request], bool]] = MappingProxyType(
+    {
+        "refiner": lambda request: request.refiner.checkpoint is not None,
+        "source": lambda request: request.source.image is not None,
+        "mask": lambda request: request.mask.image is not None,
+        "soft": lambda request: request.soft.enabled,
+        "outpaint": lambda request: any(
+            getattr(request.outpaint, side) for side in ("left", "right", "up", "down")
+        ),
+        "hires": lambda request: request.hires.enabled,
+    }
+)
+
+
+def _mixes(request: Request) -> bool:
+    return request.variation.strength > 0
+
+
+def _scaled(request: Request) -> bool:
+    return request.hires.width == request.hires.height == 0
+
+
+def _even_blur(request: Request) -> bool:
+    return request.mask.blur_x == request.mask.blur_y
+
+
+def _uneven_blur(request: Request) -> bool:
+    return not _even_blur(request)
+
+
+def _second_pass_of_source(request: Request) -> bool:
+    return request.source.image is not None
+
+
+def _second_pass_of_text(request: Request) -> bool:
+    return request.source.image is None
+
+
+ROWS: tuple[Row, ...] = (
+    Row(key="Steps", field="sampling.steps", always=True),
+    Row(key="Sampler", field="sampling.sampler", always=True),
+    Row(key="Schedule type", field="sampling.schedule", always=True),
+    Row(key="CFG scale", field="sampling.guidance", always=True),
+    Row(key="Image CFG scale", field="sampling.image_guidance"),
+    Row(key="Seed", field="canvas.seed", always=True),
+    Row(key="Face restoration"),
+    Row(key="Size", field="canvas.width", second="canvas.height"),
+    Row(key="Model hash"),
+    Row(key="Model", field="model.checkpoint"),
+    Row(key="FP8 weight"),
+    Row(key="Cache FP16 weight for LoRA"),
+    Row(key="VAE hash"),
+    Row(key="VAE", field="model.vae"),
+    Row(key="Variation seed", field="variation.seed", always=True, when=_mixes),
+    Row(key="Variation seed strength", field="variation.strength"),
+    Row(key="Seed resize from", field="variation.from_width", second="variation.from_height"),
+    Row(key="Denoising strength", field="source.denoising_strength", always=True),
+    Row(key="Denoising strength", field="hires.denoising_strength", always=True, when=_second_pass_of_text),
+    Row(key="Conditional mask weight", field="mask.conditioning_weight"),
+    Row(key="Clip skip", field="prompt.clip_skip"),
+    Row(key="ENSD", field="variation.seed_delta"),
+    Row(key="Token merging ratio"),
+    Row(key="Token merging ratio hr"),
+    Row(key="Init image hash"),
+    Row(key="RNG", field="canvas.noise_source", always=True, words=_RNG),
+    Row(key="Tiling", field="canvas.tiling"),
+    Row(key="Hires checkpoint", field="hires.checkpoint", unset=("Use same checkpoint",)),
+    Row(key="Hires sampler", field="hires.sampler", unset=("Use same sampler",)),
+    Row(key="Hires prompt", field="hires.prompt"),
+    Row(key="Hires negative prompt", field="hires.negative"),
+    Row(key="Hires schedule type", field="hires.schedule", unset=("Use same scheduler",)),
+    Row(key="Hires upscale", field="hires.scale", always=True, when=_scaled),
+    Row(key="Hires resize", field="hires.width", second="hires.height"),
+    Row(key="Hires steps", field="hires.steps"),
+    Row(key="Hires upscaler", field="hires.upscaler", always=True),
+    Row(
+        key="Hires denoising strength",
+        field="hires.denoising_strength",
+        always=True,
+        when=_second_pass_of_source,
+    ),
+    Row(key="Lora hashes"),
+    Row(key="TI hashes"),
+    Row(key="Emphasis", field="prompt.emphasis"),
+    Row(key="Eta", field="solver.eta"),  # "Eta DDIM" for the samplers of that name
+    Row(key="Sigma churn", field="solver.s_churn"),
+    Row(key="Sigma tmin", field="solver.s_tmin"),
+    Row(key="Sigma tmax", field="solver.s_tmax", unset=("0", "0.0")),
+    Row(key="Sigma noise", field="solver.s_noise"),
+    Row(key="UniPC variant", field="solver.unipc_variant"),
+    Row(key="UniPC skip type", field="solver.unipc_skip"),
+    Row(key="UniPC order", field="solver.unipc_order"),
+    Row(key="UniPC lower order final", field="solver.unipc_lower_order_final"),
+    Row(key="Schedule min sigma", field="levels.sigma_min", unset=("0", "0.0")),
+    Row(key="Schedule max sigma", field="levels.sigma_max", unset=("0", "0.0")),
+    Row(key="Schedule rho", field="levels.rho", unset=("0", "0.0")),
+    Row(key="Beta schedule alpha", field="levels.beta_alpha"),
+    Row(key="Beta schedule beta", field="levels.beta_beta"),
+    Row(key="Discard penultimate sigma", field="levels.discard_penultimate"),
+    Row(key="Extra noise", field="source.extra_noise"),
+    Row(key="NGMS", field="sampling.negative_min_sigma"),
+    Row(key="Skip Early CFG", field="sampling.skip_early_guidance"),
+    Row(key="CFG rescale", field="sampling.guidance_rescale"),
+    Row(key="Prediction type", field="model.prediction"),
+    Row(key="Refiner", field="refiner.checkpoint"),
+    Row(key="Refiner switch at", field="refiner.switch_at", always=True),
+    Row(key="Hires refiner", field="refiner.passes"),
+    Row(key="Resize mode", field="source.resize_mode"),
+    Row(key="Exact steps", field="source.exact_steps"),
+    Row(key="Noise multiplier", field="source.noise_multiplier"),
+    Row(key="Color correction", field="source.color_correction"),
+    Row(key="Background color", field="source.background"),
+    Row(key="Mask blur", field="mask.blur_x", always=True, when=_even_blur),
+    Row(key="Mask blur x", field="mask.blur_x", always=True, when=_uneven_blur),
+    Row(key="Mask blur y", field="mask.blur_y", always=True, when=_uneven_blur),
+    Row(key="Mask mode", field="mask.invert", words=_MASK_MODE),
+    Row(key="Inpaint area", field="mask.area"),
+    Row(key="Masked area padding", field="mask.padding"),
+    Row(key="Masked content", field="mask.content"),
+    Row(key="Mask round", field="mask.round"),
+    Row(key="Mask overlay", field="mask.overlay"),
+    Row(key="Soft inpainting enabled", field="soft.enabled"),
+    Row(key="Soft inpainting schedule bias", field="soft.schedule_bias", always=True),
+    Row(key="Soft inpainting preservation strength", field="soft.preservation_strength", always=True),
+    Row(key="Soft inpainting transition contrast boost", field="soft.contrast_boost", always=True),
+    Row(key="Soft inpainting mask influence", field="soft.mask_influence", always=True),
+    Row(key="Soft inpainting difference threshold", field="soft.difference_threshold", always=True),
+    Row(key="Soft inpainting difference contrast", field="soft.difference_contrast", always=True),
+    Row(key="Outpaint left", field="outpaint.left"),
+    Row(key="Outpaint right", field="outpaint.right"),
+    Row(key="Outpaint up", field="outpaint.up"),
+    Row(key="Outpaint down", field="outpaint.down"),
+    Row(key="Outpaint mask blur", field="outpaint.mask_blur"),
+    Row(key="Outpaint falloff", field="outpaint.falloff"),
+    Row(key="Outpaint color variation", field="outpaint.color_variation"),
+)
 
 # Where each field of a Request stands. Pictures are written one by one, so the batch fields have no place.
 KEYS: Mapping[str, str | None] = MappingProxyType(
     {
         "prompt.text": "first lines",
         "prompt.negative": "Negative prompt",
-        "sampling.steps": "Steps",
-        "sampling.sampler": "Sampler",
-        "sampling.schedule": "Schedule type",
-        "sampling.guidance": "CFG scale",
-        "canvas.seed": "Seed",
-        "canvas.width": "Size",
-        "canvas.height": "Size",
-        "model.checkpoint": "Model",
-        "model.vae": "VAE",
-        "model.prediction": "Prediction type",
-        "prompt.clip_skip": "Clip skip",
-        "canvas.noise_source": "RNG",
-        "solver.eta": "Eta",  # "Eta DDIM" for DDIM
-        "sampling.guidance_rescale": "CFG rescale",
-        "prompt.emphasis": "Emphasis",
         "canvas.batch_size": None,
         "canvas.batch_count": None,
+        "hires.enabled": "Hires upscaler",
+        "source.image": "Init image hash",  # by the caller: text holds no pictures
+        "source.depth": None,
+        "mask.image": None,
+        **{field: row.key for row in ROWS for field in (row.field, row.second) if field},
     }
 )
-EXACT_PROMPT, EXACT_NEGATIVE = "Exact prompt", "Exact negative prompt"
-
-_NEGATIVE = "Negative prompt:"
-_RNG: Mapping[str, NoiseSource] = MappingProxyType({"NV": "philox", "CPU": "cpu", "GPU": "philox"})
-_QUOTED = re.compile(r'"(?:\\.|[^\\"])++"(?=,|\Z)')
-_SIZE = re.compile(r"(\d+)x(\d+)")
-_NEEDS_QUOTES = re.compile(r'[,:\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|^[\s"]|\s$')
+_SECOND_PASS = ("Hires upscale", "Hires resize", "Hires resize-1", "Hires upscaler")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Infotext:
-    """Parsed parameters, before anything is believed of them."""
-
-    prompt: str
-    negative: str
-    fields: Mapping[str, str]  # keys as written; a size WxH stands as two entries Key-1 and Key-2
-
-    def text(self, key: str) -> str | None:
-        """The value of `key` as written (a name like 8x8 joined again), None if absent or empty."""
-        if f"{key}-1" in self.fields and f"{key}-2" in self.fields:
-            return f"{self.fields[f'{key}-1']}x{self.fields[f'{key}-2']}"
-        return self.fields.get(key) or None
-
-
-def write(request: Request, *, model_hash: str | None = None, vae_hash: str | None = None) -> str:
+def write(
+    request: Request,
+    *,
+    model_hash: str | None = None,
+    vae_hash: str | None = None,
+    extra: Iterable[tuple[str, object]] = (),
+) -> str:
     """The infotext of one picture.
 
-    `request` is resolved: its seed, size, schedule and checkpoint are those of this very picture.
-    `model_hash` and `vae_hash` are hexadecimal SHA-256 digests of the files, of which ten digits are written.
+    Args:
+        request: resolved: its seed, size, schedule and checkpoint are those of this very picture.
+        model_hash: hexadecimal SHA-256 of the checkpoint's file, of which ten digits are written.
+        vae_hash: the same of another autoencoder's file.
+        extra: further keys and values. One that has a place of its own stands there, in place of what the
+            request says; the others follow in the order given. A value of None is left out.
     """
-    prompt, sampling, canvas, model = request.prompt, request.sampling, request.canvas, request.model
-    sized = canvas.width is not None and canvas.height is not None
-    rng = next(name for name, source in _RNG.items() if source == canvas.noise_source)
-    parameters: list[tuple[str, object]] = [
-        ("Steps", sampling.steps),
-        ("Sampler", sampling.sampler),
-        ("Schedule type", sampling.schedule),
-        ("CFG scale", _number(sampling.guidance)),
-        ("Seed", canvas.seed),
-        ("Size", f"{canvas.width}x{canvas.height}" if sized else None),
-        ("Model hash", model_hash and model_hash[:10]),
-        ("Model", model.checkpoint),
-        ("VAE hash", vae_hash and vae_hash[:10]),
-        ("VAE", model.vae),
-        ("Clip skip", prompt.clip_skip if prompt.clip_skip > 1 else None),
-        ("RNG", rng),
-        (_eta_key(sampling.sampler), _number(request.solver.eta)),
-        ("CFG rescale", _number(sampling.guidance_rescale) if sampling.guidance_rescale else None),
-        ("Prediction type", model.prediction),
-        ("Emphasis", prompt.emphasis if prompt.emphasis != "Original" else None),
-        *_exact(prompt.text, prompt.negative),
-        ("Version", f"Sfumato {version('sfumato')}"),
-    ]
-    return layout(prompt.text, prompt.negative, parameters)
-
-
-def layout(prompt: str, negative: str, parameters: Iterable[tuple[str, object]]) -> str:
-    """The three blocks as one trimmed string; a parameter of value None is left out."""
-    line = ", ".join(f"{key}: {_quote(str(value))}" for key, value in parameters if value is not None)
-    negative_line = f"\n{_NEGATIVE} {_encodable(negative)}" if negative else ""
-    return f"{_encodable(prompt)}{negative_line}\n{line}".strip()
-
-
-def parse(text: str) -> Infotext:
-    """Split infotext into prompt, negative prompt and parameters, in time linear in the length.
-
-    The last line holds the parameters if at least three `Key: value` stand in it; otherwise it is prompt.
-    No content makes it fail. Raises RequestError only for text beyond `MAX_CHARS`.
-    """
-    if len(text) > MAX_CHARS:
-        raise RequestError(
-            f"generation parameters of {len(text):,} characters; at most {MAX_CHARS:,} are read"
-        )
-    *lines, last = text.strip().split("\n")
-    pairs = list(_pairs(last))
-    if len(pairs) < 3:
-        lines, pairs = [*lines, last], []
-    prompt, negative = _split_prompts(lines)
-    fields: dict[str, str] = {}
-    for key, raw in pairs:
-        value = _unquote(raw)
-        size = _SIZE.fullmatch(value)
-        fields |= {f"{key}-1": size[1], f"{key}-2": size[2]} if size else {key: value}
-    return Infotext(prompt=prompt, negative=negative, fields=MappingProxyType(fields))
+    handed = {"Model hash": model_hash and model_hash[:10], "VAE hash": vae_hash and vae_hash[:10]}
+    handed |= dict(extra)  # type: ignore[arg-type]  # values of any kind
+    line: dict[str, object] = {}
+    for row in ROWS:
+        key = _key(row, request)
+        value = _value(row, request)
+        if line.get(key) is None:
+            line[key] = value
+    user = handed.pop("User", None)
+    line |= handed
+    line |= dict(infotext.exact(request.prompt.text, request.prompt.negative))
+    line |= {"Version": f"Sfumato {version('sfumato')}", "User": user}
+    return infotext.layout(request.prompt.text, request.prompt.negative, line.items())
 
 
 def read(text: str) -> Request:
@@ -138,146 +228,105 @@ def read(text: str) -> Request:
 
     Raises RequestError, naming key and value, for numbers that are none or out of range.
     """
-    info = parse(text)
-    prompt, negative = _exact_or_plain(info)
-    sampling = Sampling()
-    width, height = info.fields.get("Size-1"), info.fields.get("Size-2")
-    eta = info.text("Eta") or info.text("Eta DDIM")
-    return Request(
-        prompt=Prompt(
-            text=prompt,
-            negative=negative,
-            clip_skip=_int("Clip skip", info.text("Clip skip") or "1"),
-            emphasis=_emphasis(info.text("Emphasis")),
-        ),
-        sampling=Sampling(
-            sampler=info.text("Sampler") or sampling.sampler,
-            schedule=info.text("Schedule type") or sampling.schedule,
-            steps=_int("Steps", info.text("Steps") or str(sampling.steps)),
-            guidance=_float("CFG scale", info.text("CFG scale") or str(sampling.guidance)),
-            guidance_rescale=_float("CFG rescale", info.text("CFG rescale") or "0"),
-        ),
-        solver=Solver(eta=None if eta is None else _float("Eta", eta)),
-        canvas=Canvas(
-            width=None if width is None else _int("Size", width),
-            height=None if height is None else _int("Size", height),
-            seed=_int("Seed", info.text("Seed") or "-1"),
-            noise_source=_RNG.get(info.text("RNG") or "GPU", "philox"),
-        ),
-        model=ModelChoice(
-            checkpoint=info.text("Model"),
-            vae=info.text("VAE"),
-            prediction=info.text("Prediction type"),  # type: ignore[arg-type]  # refuses anything else
-        ),
-    )
+    return request_of(infotext.parse(text))
 
 
-def _pairs(line: str) -> Iterator[tuple[str, str]]:
-    """Every `key: value` of the parameter line, from left to right.
-
-    A key is a word character and one or more of word characters, blanks, `-` and `/`, up to a colon. Walking
-    back from each colon keeps this linear where a search for keys would start again at every character.
-    """
-    position = 0
-    while (colon := line.find(":", position)) >= 0:
-        start = colon
-        while start > position and _is_key_char(line[start - 1]):
-            start -= 1
-        while start < colon and line[start] in " -/":  # a key begins with a word character
-            start += 1
-        if colon - start < 2:
-            position = colon + 1
-            continue
-        begin = colon + 1
-        while begin < len(line) and line[begin].isspace():
-            begin += 1
-        quoted = _QUOTED.match(line, begin)
-        comma = line.find(",", begin)
-        end = quoted.end() if quoted else (len(line) if comma < 0 else comma)
-        yield line[start:colon], line[begin:end]
-        position = end + 1
-
-
-def _is_key_char(char: str) -> bool:
-    return char.isalnum() or char in "_ -/"
-
-
-def _split_prompts(lines: Iterable[str]) -> tuple[str, str]:
-    """Prompt and negative prompt: from the first line that begins so, all that follows is negative."""
-    texts: tuple[list[str], list[str]] = ([], [])
-    block = 0
-    for raw in lines:
-        line = raw.strip()
-        if line.startswith(_NEGATIVE):
-            block, line = 1, line[len(_NEGATIVE) :].strip()
-        if line or texts[block]:  # empty lines at the start of a block are dropped
-            texts[block].append(line)
-    return "\n".join(texts[0]), "\n".join(texts[1])
+def request_of(given: Infotext) -> Request:
+    """The request that parsed infotext describes; see `read`."""
+    info = modernised(given)
+    parts: dict[str, dict[str, Any]] = {part.name: {} for part in fields(Request)}
+    parts["prompt"]["text"], parts["prompt"]["negative"] = info.prompts()
+    parts["hires"]["enabled"] = any(key in info.fields for key in _SECOND_PASS)
+    for row in ROWS:
+        if row.second:
+            found: list[tuple[str, str | None]] = [
+                (row.field, info.fields.get(f"{row.key}-1")),
+                (row.second, info.fields.get(f"{row.key}-2")),
+            ]
+        else:
+            found = [(row.field, _text(row, info))]
+        for field, value in found:
+            if value is not None and field:
+                part, name = field.split(".")
+                parts[part][name] = _parsed(row, field, value)
+    if not parts["hires"]["enabled"]:  # one key, two meanings
+        parts["hires"].pop("denoising_strength", None)
+    elif not info.text("Hires denoising strength"):
+        parts["source"].pop("denoising_strength", None)
+    if info.text("Mask blur"):
+        parts["mask"]["blur_y"] = parts["mask"]["blur_x"]
+    if parts["canvas"].get("noise_source") == "device" and not info.by_sfumato:
+        parts["canvas"]["noise_source"] = "philox"  # what a GPU of the web UI's usual maker draws
+    return Request(**{name: _part_type(name)(**values) for name, values in parts.items()})
 
 
-def _exact(prompt: str, negative: str) -> Iterator[tuple[str, object]]:
-    """Two more parameters, if the plain layout would not give these texts back."""
-    if _split_prompts(layout(prompt, negative, [("Steps", 1)]).split("\n")[:-1]) != (prompt, negative):
-        yield EXACT_PROMPT, prompt or None
-        yield EXACT_NEGATIVE, negative or None
+def _key(row: Row, request: Request) -> str:
+    return "Eta DDIM" if row.key == "Eta" and _is_ddim(request.sampling.sampler) else row.key
 
 
-def _exact_or_plain(info: Infotext) -> tuple[str, str]:
-    """The exact texts, unless somebody has edited the plain ones since."""
-    exact = info.text(EXACT_PROMPT) or "", info.text(EXACT_NEGATIVE) or ""
-    plain = info.prompt, info.negative
-    if exact == ("", ""):
-        return plain
-    as_read = _split_prompts(layout(*exact, [("Steps", 1)]).split("\n")[:-1])
-    return exact if as_read == plain else plain
+def _is_ddim(sampler: str) -> bool:
+    return sampler.casefold().startswith("ddim")
 
 
-def _quote(value: str) -> str:
-    """As a JSON string where the plain value would not be read back: commas, colons, control characters …"""
-    if not _NEEDS_QUOTES.search(value):
-        return value
-    return json.dumps(value, ensure_ascii=_encodable(value) != value)
-
-
-def _unquote(value: str) -> str:
-    if len(value) < 2 or value[0] != '"' or value[-1] != '"':
-        return value
-    try:
-        decoded = json.loads(value)
-    except ValueError:
-        return value
-    return decoded if isinstance(decoded, str) else value
-
-
-def _encodable(text: str) -> str:
-    """`text` with what neither UTF-8 nor a PNG text chunk can hold replaced by U+FFFD."""
-    return re.sub("[\x00\ud800-\udfff]", "�", text)
-
-
-def _number(value: float | None) -> str | None:
-    """As Python prints it, whole numbers without the point."""
-    if value is None:
+def _value(row: Row, request: Request) -> str | None:
+    """What is written for a row; None = nothing."""
+    if not row.field:
         return None
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
+    part, name = row.field.split(".")
+    own, default = getattr(request, part), _part_type(part)()
+    if any(rule is not None and not rule(request) for rule in (PARTS.get(part), row.when)):
+        return None
+    if row.second:
+        sides = [getattr(own, field.split(".")[1]) for field in (row.field, row.second)]
+        return "x".join(map(str, sides)) if None not in sides and any(sides) else None
+    value = getattr(own, name)
+    if value is None or (value == getattr(default, name) and not row.always):
+        return None
+    return _written(row, value)
 
 
-def _int(key: str, value: str) -> int:
+def _written(row: Row, value: Any) -> str:
+    if row.words:
+        return row.words[value]
+    if isinstance(value, bool):
+        return _TRUE_FALSE[value]
+    return _number(value) if isinstance(value, float) else str(value)
+
+
+def _text(row: Row, info: Infotext) -> str | None:
+    """What stands for a row in a text; None = nothing, or that nothing is chosen."""
+    value = info.text(row.key)
+    if row.key == "Eta":
+        value = value or info.text("Eta DDIM")
+    if row.key == "Sigma tmax" and info.by_sfumato:
+        return value  # here 0 is a number; elsewhere it means no limit
+    return None if value in row.unset else value
+
+
+def _parsed(row: Row, field: str, text: str) -> Any:
+    part, name = field.split(".")
+    annotation = field_types(_part_type(part))[name]
+    kinds = get_args(annotation) or (annotation,)
+    if row.words or bool in kinds:
+        words = row.words or _TRUE_FALSE
+        for value, word in words.items():
+            if word.casefold() == text.casefold():
+                return value
+        raise RequestError(f"{row.key}: {text[:40]!r} is not one of {', '.join(words.values())}")
+    kind = next((each for each in (int, float) if each in kinds), None)
+    if kind is None:
+        return text  # the dataclass refuses what is not among its words
     try:
-        return int(value)
+        return kind(text)
     except ValueError:
-        raise RequestError(f"{key}: {value[:40]!r} is not a whole number") from None
+        number = "whole number" if kind is int else "number"
+        raise RequestError(f"{row.key}: {text[:40]!r} is not a {number}") from None
 
 
-def _float(key: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise RequestError(f"{key}: {value[:40]!r} is not a number") from None
+def _number(value: float) -> str:
+    """As Python prints it, whole numbers without the point."""
+    return str(int(value)) if value.is_integer() else repr(value)
 
 
-def _eta_key(sampler: str) -> str:
-    return "Eta DDIM" if sampler.casefold().startswith("ddim") else "Eta"
-
-
-def _emphasis(value: str | None) -> EmphasisMode:
-    return value or "Original"  # type: ignore[return-value]  # Prompt refuses anything else
+def _part_type(part: str) -> Any:
+    return {field.name: field.default_factory for field in fields(Request)}[part]
