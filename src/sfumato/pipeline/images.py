@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from sfumato.errors import OutputError, RequestError
@@ -101,13 +101,16 @@ def save(image: Image.Image, folder: Path, label: str, infotext: str, file_forma
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode a PNG, JPEG or WebP file, its size checked first.
+    """Decode a PNG, JPEG or WebP file, its size checked first, and turn it upright as its EXIF says.
 
-    Raises OutputError: no such file, no picture, damaged, more than `MAX_PIXELS`.
+    Raises OutputError: no such file, no picture, damaged, animated, more than `MAX_PIXELS`.
     """
     with _reading(path) as image:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format in ("PNG", "WEBP"):  # in a JPEG a second one is a preview or depth
+            raise OutputError(f"{path}: animated, {frames} frames; save the one that is meant as a PNG")
         image.load()
-        return image.copy()
+        return ImageOps.exif_transpose(image)
 
 
 def read_infotext(path: Path) -> str | None:
