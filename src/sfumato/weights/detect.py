@@ -124,7 +124,10 @@ RULES: tuple[Rule, ...] = (
     _named("text encoder", "CLIP", r"(text_model\.)?encoder\.layers\.0\.self_attn\.q_proj\.weight"),
     _named("text encoder", "OpenCLIP", r"transformer\.resblocks\.0\.attn\.in_proj_weight"),
     _named("text encoder", "T5", r"encoder\.block\.0\.layer\.0\.SelfAttention\.q\.weight"),
-    _named("upscaler", "ESRGAN", r"(body\.0\.rdb1\.conv1|model\.1\.sub\.0\.RDB1\.conv1\.0)\.weight"),
+    _named("upscaler", "ESRGAN",
+           r"((body\.0\.rdb1|RRDB_trunk\.0\.RDB1)\.conv1|model\.1\.sub\.0\.RDB1\.conv1\.0)\.weight"),
+    _named("upscaler", "Real-ESRGAN compact", r"body\.1\.weight", r"body\.2\.bias",
+           sizes=((r"body\.0\.weight", 1, 3), (r"body\.0\.weight", 3, 3))),
 )  # fmt: skip
 
 

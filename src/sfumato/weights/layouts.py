@@ -1,10 +1,10 @@
 """Where in its files a checkpoint keeps each network, and under which names."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from sfumato.weights import keymaps
 from sfumato.weights.files import DTYPES, read_safetensors
 from sfumato.weights.header import Header
 from sfumato.weights.specs import ModelSpec, TextLayout
+
+N = TypeVar("N", bound=nn.Module)
 
 NETWORKS = ("unet", "vae", "text")
 PREFIXES: Mapping[str, str] = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
@@ -113,11 +115,16 @@ class _NoDraws(TorchFunctionMode):
 
 
 def build_empty(network: str, spec: ModelSpec) -> nn.Module:
+    """Build a network of a checkpoint without memory for its weights."""
+    if network == "unet":
+        return without_memory(lambda: UNet(spec.unet))
+    return without_memory(lambda: AutoencoderKL(spec.vae) if network == "vae" else CLIPText(spec.text))
+
+
+def without_memory(build: Callable[[], N]) -> N:
     """Build a network without memory for its weights."""
     with torch.device("meta"), _NoDraws():
-        if network == "unet":
-            return UNet(spec.unet)
-        return AutoencoderKL(spec.vae) if network == "vae" else CLIPText(spec.text)
+        return build()
 
 
 @dataclass(frozen=True, kw_only=True)
