@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from sfumato import __version__
+from sfumato import __version__, cli_files
 from sfumato.cli_options import Options, with_request, with_settings
 from sfumato.errors import RequestError, SfumatoError
 
@@ -35,6 +34,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="The models folder: what is in it, and what goes in.")
 app.add_typer(models_app, name="models")
+cli_files.add_commands(app)
 
 STOPPED = 130  # exit code after Ctrl-C
 ModelName = Annotated[str, typer.Argument(help="A name from the models folder, or a path.", metavar="NAME")]
@@ -75,24 +75,6 @@ def txt2img(
     models = _load(requests[0], settings)
     desk.check(requests, models)
     make(requests, models, desk, grid=grid)
-
-
-@app.command()
-def info(
-    image: Annotated[Path, typer.Argument(help="PNG, JPEG or WebP.")], as_json: JsonFlag = False
-) -> None:
-    """Print the parameters a picture carries."""
-    from sfumato.cli_terminal import printable
-    from sfumato.errors import OutputError
-    from sfumato.pipeline import images, metadata
-
-    text = images.read_infotext(image)
-    if text is None:
-        raise OutputError(f"{image}: carries no generation parameters")
-    if as_json:
-        typer.echo(json.dumps({"infotext": text, "request": asdict(metadata.read(text))}))
-    else:
-        typer.echo(printable(text) if sys.stdout.isatty() else text)
 
 
 @app.command()

@@ -28,6 +28,7 @@ MAX_PIXELS = 2**27  # decoded at most; a header that announces more is refused
 MAX_TEXT_CHARS = 30_000  # of infotext in a JPEG, whose EXIF block ends at 64 KiB in UTF-16
 
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
+_MAKE_AND_MODEL = (0x010F, 0x0110)
 _UNICODE = b"UNICODE\0"
 _READABLE = ("PNG", "JPEG", "WEBP")
 _SUFFIXES: Mapping[str, tuple[str, int]] = MappingProxyType(  # name: Pillow's format, longest side in pixels
@@ -118,14 +119,29 @@ def read_infotext(path: Path) -> str | None:
 
     Raises OutputError: no such file, no picture, damaged, text beyond Pillow's limits.
     """
+    return read_texts(path).get("parameters")
+
+
+def read_texts(path: Path) -> Mapping[str, str]:
+    """Every text in a picture's file, by its key: PNG text chunks, or what stands for them in EXIF.
+
+    A user comment counts as `parameters`. Raises OutputError as `read_infotext` does.
+    """
     with _reading(path) as image:
-        comment = image.getexif().get_ifd(_EXIF_IFD).get(_USER_COMMENT)
         if "parameters" not in image.info and image.format == "PNG":
             image.load()  # text may stand behind the pixels
-        text = image.info.get("parameters")
-    if isinstance(text, str):
-        return str(text)
-    return _comment_text(comment) if isinstance(comment, bytes) else None
+        texts = {str(key): str(text) for key, text in image.info.items() if isinstance(text, str)}
+        exif = image.getexif()
+        comment = exif.get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+        fields = [exif.get(tag) for tag in _MAKE_AND_MODEL]
+    for field in fields:  # ComfyUI's WebP: "prompt:{…}"
+        key, colon, value = field.partition(":") if isinstance(field, str) else ("", "", "")
+        if colon and value.startswith("{"):
+            texts.setdefault(key, value)
+    if "parameters" not in texts and isinstance(comment, bytes):
+        text = _comment_text(comment)
+        texts |= {} if text is None else {"parameters": text}
+    return texts
 
 
 def to_image(pixels: Any) -> Image.Image:

@@ -23,6 +23,12 @@ _BY_THE_MODEL = (  # samplers that had the model's own levels until they were gi
     "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "DPM2",
     "DPM2 a",
 )  # fmt: skip
+_UNMET = (  # keys of what changes a picture elsewhere and is not done here, as a text begins
+    "Face restoration", "FP8 weight", "Token merging ratio", "Hypertile", "SGM noise multiplier",
+    "NGMS all steps", "Pad conds", "Noise Schedule", "Old prompt editing timelines", "VAE Encoder",
+    "Downcast alphas_cumprod", "Refiner switch by sampling steps", "VAE Decoder", "Lora hashes", "TI hashes",
+    "Hypernet", "AddNet", "ControlNet",
+)  # fmt: skip
 _VERSION = re.compile(r"v(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?")
 
 
@@ -68,3 +74,14 @@ def _first_pass(fields: dict[str, str]) -> None:
         first = [math.ceil(scale * int(side) / 64) * 64 for side in end]
     fields["Hires resize-1"], fields["Hires resize-2"] = end
     fields["Size-1"], fields["Size-2"] = map(str, first)
+
+
+def unmet(info: Infotext) -> list[str]:
+    """What of these parameters has no counterpart here, one line each; a picture made again will differ."""
+    lines = [f"{key}: not done here" for key in info.fields if key.startswith(_UNMET)]
+    version = web_ui_version(info)
+    if version is not None and version < (1, 6, 0):
+        lines.append("before web UI 1.6: prompt editing counted its steps in another way")
+    if version is not None and version < (1, 8, 0):
+        lines.append("before web UI 1.8: noise levels were rounded to half precision")
+    return lines
