@@ -4,7 +4,7 @@
     python -m benchmarks.memory --small    # a tiny checkpoint, nothing written
 
 A checkpoint of random float16 weights, as the published ones are stored, is written once to `--cache`, and
-converted into a folder for diffusers. Each picture is made in a process of its own: ours by `load_models` and
+converted into a folder for diffusers. Each picture is made in a process of its own: ours by `ModelShelf` and
 `generate`, the peer by benchmarks/minimal_diffusers.py, in the dtype that ours chooses. Two steps suffice:
 every step needs the same. What is measured is the highest resident set of the whole process, interpreter,
 libraries and mapped files included, 1 GB = 10⁹ bytes; for ours also what stood after each stage. The exit
@@ -63,18 +63,19 @@ def ours(path: Path, side: int) -> dict[str, Any]:
     import torch
 
     from sfumato.pipeline.generate import generate
-    from sfumato.pipeline.models import load_models
+    from sfumato.pipeline.shelf import ModelShelf
     from sfumato.types import Canvas, ModelChoice, Prompt, Request, Sampling
 
     stages = {"imports": resident()}
-    models = load_models(ModelChoice(checkpoint=str(path)), path.parent, device="cpu")
+    shelf = ModelShelf(path.parent, device="cpu", default=str(path))
+    models = shelf.load(ModelChoice())
     stages["loaded"] = resident()
     request = Request(
         prompt=Prompt(text="a slice of pizza, 3d"),
         sampling=Sampling(steps=STEPS),
         canvas=Canvas(width=side, height=side, seed=1),
     )
-    for event in generate(request, models):
+    for event in generate(request, shelf):
         stages[f"step {event.step}" if hasattr(event, "step") else "picture"] = resident()
     return {"dtype": str(models.dtype).removeprefix("torch."), "threads": torch.get_num_threads()} | {
         "stages": stages

@@ -14,26 +14,27 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from benchmarks.judge import Judge, Verdict, load_judge
 from recipes.mini.colours import COLOURS, srgb_to_lab
 from recipes.mini.compose import STYLES, Pixels, Row, Sprites, article, compose, load
-from sfumato.diffusion.denoisers import Watched, parameterise
-from sfumato.diffusion.guidance import Contexts, Part, guide
-from sfumato.diffusion.noise import noise_sampler
+from sfumato.diffusion.guidance import Contexts, Part
 from sfumato.nn.vae import AutoencoderKL
-from sfumato.pipeline.generate import decode, generate
-from sfumato.pipeline.models import Models, load_models
-from sfumato.pipeline.start import make_plan, start_latents
+from sfumato.pipeline.generate import generate, walk
+from sfumato.pipeline.latents import decode
+from sfumato.pipeline.opening import Opening
+from sfumato.pipeline.plan import make_plan
+from sfumato.pipeline.shelf import ModelShelf
 from sfumato.types import Canvas, ModelChoice, Prompt, Request, Result, Sampling
 
 FLOORS = {"psnr": 26.0, "concept_top1": 0.6, "concept_top5": 0.8, "background": 0.9}
@@ -161,13 +162,13 @@ def reconstruct(vae: AutoencoderKL, pictures: Pixels) -> Pixels:
 
 
 @torch.no_grad()
-def draw(models: Models, prompts: Sequence[str], sampling: Sampling, batch: int) -> Iterator[Pixels]:
+def draw(shelf: ModelShelf, prompts: Sequence[str], sampling: Sampling, batch: int) -> Iterator[Pixels]:
     """Make one picture of each prompt, several prompts at a time; the seed is the prompt's place in the list.
 
     The steps are those of `pipeline.generate`, so picture k is what the product makes of prompt k and seed k.
 
     Args:
-        models: a loaded checkpoint.
+        shelf: with the checkpoint as its default.
         prompts: one a picture.
         sampling: sampler, steps and guidance of all.
         batch: pictures sampled together.
@@ -180,26 +181,33 @@ def draw(models: Models, prompts: Sequence[str], sampling: Sampling, batch: int)
         request = Request(
             prompt=Prompt(), sampling=sampling, canvas=Canvas(seed=start, batch_size=len(texts))
         )
-        plan = make_plan(request, models.spec, models.name, models.vae_name)
-        scripts = [models.reader.read(Prompt(text=text), plan.calls, sampling.guidance) for text in texts]
+        plan = make_plan(request, shelf)
+        first = plan.passes[0]
+        scripts = [first.models.reader.read(Prompt(text=t), first.steps, sampling.guidance) for t in texts]
         told = [script.contexts for script in scripts if isinstance(script.contexts, Contexts)]
         assert len(told) == len(texts), "prompts that change on the way cannot share a batch"
         contexts = Contexts(
             positive=(Part(context=torch.cat([each.positive[0].context for each in told])),),
             negative=told[0].negative,
         )
-        network = parameterise(models.predict, plan.levels.to(models.device), models.spec.prediction)
-        start_x, noise = start_latents(plan, plan.seeds, models.device)  # (B,C,H,W)
-        denoise = Watched(guide(network, contexts, sampling.guidance, sampling.guidance_rescale))
-        draws = noise_sampler(plan.sampler.noise, noise)
-        *_, x = plan.sampler.sample(denoise, start_x, plan.sigmas, draws, plan.request.solver.eta)
-        yield from decode(x, models.vae).numpy()
+        walked = replace(first, script=replace(first.script, contexts=contexts))
+        steps = walk(walked, plan.batches()[0], Opening(), (1, 1, 1))
+        yield from decode(last(steps), first.models.vae).numpy()
 
 
-def alone(models: Models, prompt: str, seed: int, sampling: Sampling) -> Pixels:
+def last(steps: Generator[Any, None, Tensor]) -> Tensor:
+    """Run a walk to its end and give what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return cast("Tensor", stop.value)
+
+
+def alone(shelf: ModelShelf, prompt: str, seed: int, sampling: Sampling) -> Pixels:
     """Make one picture by the product's own `generate`: (H,W,3)."""
     request = Request(prompt=Prompt(text=prompt), sampling=sampling, canvas=Canvas(seed=seed))
-    *_, result = generate(request, models)
+    *_, result = generate(request, shelf)
     assert isinstance(result, Result)
     return np.asarray(result.image.convert("RGB"))
 
@@ -236,11 +244,11 @@ def measure_autoencoder(vae: AutoencoderKL, sprites: Sprites, images: Path) -> d
 
 
 def measure_pictures(
-    name: str, models: Models, judge: Judge, wanted: Sequence[Wanted], options: argparse.Namespace
+    name: str, shelf: ModelShelf, judge: Judge, wanted: Sequence[Wanted], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Draw, judge, save the contact sheet; give the shares and what was taken for what."""
     sampling = Sampling(sampler=options.sampler, steps=options.steps, guidance=options.guidance)
-    pictures = list(draw(models, [w.prompt for w in wanted], sampling, options.batch))
+    pictures = list(draw(shelf, [w.prompt for w in wanted], sampling, options.batch))
     verdicts = judge.read(pictures)
     right = [v.concepts[0] == w.concept for v, w in zip(verdicts, wanted, strict=True)]
     if name == "backgrounds":
@@ -266,8 +274,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run everything and give what quality.json says."""
     sprites = load(options.data)
     judge = load_judge(sprites, options.cache)
-    choice = ModelChoice(checkpoint=options.checkpoint)
-    models = load_models(choice, Path(), device="cpu", dtype=options.dtype)
+    shelf = ModelShelf(Path(), device="cpu", dtype=options.dtype, default=options.checkpoint)
+    models = shelf.load(ModelChoice())
     options.images.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     sampling = Sampling(sampler=options.sampler, steps=options.steps, guidance=options.guidance)
@@ -275,8 +283,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if not options.quick:
         lists |= {f"unseen-{name}": wanted for name, wanted in unseen_prompts(sprites).items()}
     prompts = [w.prompt for w in lists["concepts"][: options.batch]]
-    batched = next(draw(models, prompts, sampling, options.batch))
-    gap = np.abs(batched.astype(int) - alone(models, prompts[0], 0, sampling)).max()
+    batched = next(draw(shelf, prompts, sampling, options.batch))
+    gap = np.abs(batched.astype(int) - alone(shelf, prompts[0], 0, sampling)).max()
     report: dict[str, Any] = {
         "checkpoint": models.name,
         "sha256": models.sha256,
@@ -286,7 +294,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "ceiling": measure_ceiling(models.vae, judge, sprites),
     }
     for name, wanted in lists.items():
-        report[name] = measure_pictures(name, models, judge, wanted, options)
+        report[name] = measure_pictures(name, shelf, judge, wanted, options)
     found = {
         "psnr": report["autoencoder"]["all"]["psnr"],
         "concept_top1": report["concepts"]["concept_top1"],

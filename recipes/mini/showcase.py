@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from sfumato.pipeline.generate import generate
-from sfumato.pipeline.models import Models, load_models
-from sfumato.types import Canvas, ModelChoice, Prompt, Request, Result, Sampling
+from sfumato.pipeline.shelf import ModelShelf
+from sfumato.types import Canvas, Prompt, Request, Result, Sampling
 
 PROMPTS = (
     "a slice of pizza, 3d",
@@ -29,10 +29,10 @@ PROMPTS = (
 COLUMNS, SIDE, LINE, GAP = 6, 160, 34, 8
 
 
-def draw(models: Models, prompt: str) -> Image.Image:
+def draw(shelf: ModelShelf, prompt: str) -> Image.Image:
     """Make one picture."""
     request = Request(prompt=Prompt(text=prompt), sampling=Sampling(guidance=4.0), canvas=Canvas(seed=1))
-    (result,) = (event for event in generate(request, models) if isinstance(event, Result))
+    (result,) = (event for event in generate(request, shelf) if isinstance(event, Result))
     return result.image
 
 
@@ -57,9 +57,9 @@ def main() -> None:
     )
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
-    models = load_models(ModelChoice(), Path("models"))
+    shelf = ModelShelf(Path("models"))
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    sheet([draw(models, prompt) for prompt in PROMPTS]).save(options.output)
+    sheet([draw(shelf, prompt) for prompt in PROMPTS]).save(options.output)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ from sfumato.errors import RequestError, SfumatoError
 
 if TYPE_CHECKING:
     from sfumato.app.settings import Settings
-    from sfumato.pipeline.models import Models
-    from sfumato.types import Request
+    from sfumato.pipeline.shelf import ModelShelf
 
 app = typer.Typer(
     name="sfumato",
@@ -72,9 +71,9 @@ def txt2img(
     from sfumato.cli_pictures import Desk, make
 
     desk = Desk(folder=settings.outputs, file_format=file_format, as_json=as_json, show=show)
-    models = _load(requests[0], settings)
-    desk.check(requests, models)
-    make(requests, models, desk, grid=grid)
+    shelf = _shelf(settings)
+    desk.check(requests, shelf)
+    make(requests, shelf, desk, grid=grid)
 
 
 @app.command()
@@ -195,14 +194,14 @@ def train(
     typer.echo(str(settings.output))
 
 
-def _load(request: Request, settings: Settings) -> Models:
+def _shelf(settings: Settings) -> ModelShelf:
     import torch
 
-    from sfumato.pipeline.models import load_models
+    from sfumato.pipeline.shelf import ModelShelf
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    return load_models(request.model, settings.models, device=settings.device, dtype=settings.dtype)
+    return ModelShelf(settings.models, device=settings.device, dtype=settings.dtype)
 
 
 def main() -> NoReturn:

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from sfumato.cli_terminal import ProgressBar, show_picture
 from sfumato.pipeline import images
 from sfumato.pipeline.generate import generate, prepare
-from sfumato.pipeline.models import Models
+from sfumato.pipeline.shelf import ModelShelf
 from sfumato.types import Request, Result, StepInfo
 
 
@@ -26,11 +26,11 @@ class Desk:
     as_json: bool
     show: bool
 
-    def check(self, requests: Sequence[Request], models: Models) -> None:
+    def check(self, requests: Sequence[Request], shelf: ModelShelf) -> None:
         """Refuse, before the first step of the first picture, what could not be finished. Writes nothing."""
         images.check_folder(self.folder)
         for request in requests:
-            canvas = prepare(request, models)[0].request.canvas
+            canvas = prepare(request, shelf).passes[-1].request.canvas
             text_chars = len(request.prompt.text) + len(request.prompt.negative)
             images.check_format(self.file_format, canvas.width or 0, canvas.height or 0, text_chars)
 
@@ -46,17 +46,21 @@ class Desk:
         typer.echo(str(path))
 
 
-def make(requests: Sequence[Request], models: Models, desk: Desk, *, grid: bool) -> None:
+def make(requests: Sequence[Request], shelf: ModelShelf, desk: Desk, *, grid: bool) -> None:
     """Make and save the pictures of all requests, with progress, and after each request its grid."""
-    steps = [request.sampling.steps * request.canvas.batch_count for request in requests]
-    with ProgressBar(sum(steps)) as bar:
+    with ProgressBar(1) as bar:
         for number, request in enumerate(requests):
             made: list[Result] = []
-            for event in generate(request, models):
+            for event in generate(request, shelf):
                 if isinstance(event, StepInfo):
-                    done = sum(steps[:number]) + (event.batch - 1) * event.steps + event.step
                     prompt = f"prompt {number + 1}/{len(requests)}, " if len(requests) > 1 else ""
-                    bar.update(done, f"{prompt}batch {event.batch}/{event.batches}")
+                    second = ", second pass" if event.pass_ > 1 else ""
+                    steps = event.steps * event.batches * event.passes
+                    bar.update(
+                        round((number + event.share) * steps),
+                        f"{prompt}batch {event.batch}/{event.batches}{second}",
+                        total=steps * len(requests),
+                    )
                     continue
                 with bar.paused():
                     desk.save(event.image, str(event.request.canvas.seed), event)

@@ -355,6 +355,12 @@ class StepInfo:
     passes: int
     latents: Tensor  # (B,C,H/8,W/8)
 
+    @property
+    def share(self) -> float:
+        """How much of the request is done, 0 to 1; the second pass counts as much as the first."""
+        walks = (self.batch - 1) * self.passes + self.pass_ - 1
+        return (walks + self.step / self.steps) / (self.batches * self.passes)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:

@@ -7,7 +7,7 @@ from benchmarks import quality
 from benchmarks.judge import Verdict
 from recipes.mini.colours import COLOURS
 from recipes.mini.compose import STYLES, Sprites
-from sfumato.pipeline.models import load_models
+from sfumato.pipeline.shelf import ModelShelf
 from sfumato.types import ModelChoice, Sampling
 
 
@@ -65,20 +65,19 @@ def test_a_sheet_marks_what_was_missed() -> None:
 
 @pytest.mark.parametrize("sampler", ["DPM++ 2M", "Euler a"])
 def test_pictures_made_together_are_those_of_the_product(tiny_checkpoint: Path, sampler: str) -> None:
-    choice = ModelChoice(checkpoint=str(tiny_checkpoint))
-    models = load_models(choice, tiny_checkpoint.parent, device="cpu", dtype="float32")
+    shelf = ModelShelf(tiny_checkpoint.parent, device="cpu", dtype="float32", default=str(tiny_checkpoint))
     prompts, sampling = ["a cat", "bread, 3d", "a slice of pizza"], Sampling(sampler=sampler, steps=3)
-    together = list(quality.draw(models, prompts, sampling, batch=2))
+    together = list(quality.draw(shelf, prompts, sampling, batch=2))
     for seed, (prompt, picture) in enumerate(zip(prompts, together, strict=True)):
-        gap = quality.alone(models, prompt, seed, sampling).astype(int) - picture
+        gap = quality.alone(shelf, prompt, seed, sampling).astype(int) - picture
         assert np.abs(gap).max() <= 1  # batches sum in another order
 
 
 def test_reconstruction_keeps_form_and_order(tiny_checkpoint: Path) -> None:
-    choice = ModelChoice(checkpoint=str(tiny_checkpoint))
-    models = load_models(choice, tiny_checkpoint.parent, device="cpu", dtype="float32")
+    shelf = ModelShelf(tiny_checkpoint.parent, device="cpu", dtype="float32", default=str(tiny_checkpoint))
+    vae = shelf.load(ModelChoice()).vae
     pictures = np.random.default_rng(0).integers(0, 256, (18, 16, 16, 3), dtype=np.uint8)
-    made = quality.reconstruct(models.vae, pictures)
+    made = quality.reconstruct(vae, pictures)
     assert made.shape == pictures.shape
-    single = quality.reconstruct(models.vae, pictures[17:])
+    single = quality.reconstruct(vae, pictures[17:])
     assert np.abs(single.astype(int) - made[17:]).max() <= 1

@@ -24,9 +24,9 @@ from sfumato.pipeline.models import (
     cpu_has_bfloat16,
     devices,
     find_checkpoint,
-    load_models,
 )
-from sfumato.types import Canvas, ModelChoice, Prompt, Request, Result, Sampling
+from sfumato.pipeline.shelf import ModelShelf
+from sfumato.types import Canvas, Prompt, Request, Result, Sampling
 from sfumato.weights import store
 
 if TYPE_CHECKING:
@@ -142,8 +142,8 @@ def _models(settings: Settings) -> Finding:
 
 def _picture(settings: Settings) -> Finding:
     began = time.perf_counter()
-    models = load_models(ModelChoice(), settings.models, device=settings.device, dtype=settings.dtype)
-    (result,) = (event for event in generate(TEST, models) if isinstance(event, Result))
+    shelf = ModelShelf(settings.models, device=settings.device, dtype=settings.dtype)
+    (result,) = (event for event in generate(TEST, shelf) if isinstance(event, Result))
     seconds = time.perf_counter() - began
     low, high = result.image.convert("L").getextrema()
     if low == high:

@@ -94,7 +94,8 @@ def blend_keeping_magnitude(old: Tensor, new: Tensor, share: Tensor, boost: floa
     power = (1 - share) * (lengths[0] / longest) ** boost + share * (lengths[1] / longest) ** boost
     length = longest * power ** (1 / boost)
     mean_length: Tensor = mean.norm(dim=1, keepdim=True)
-    return mean * (length / mean_length.clamp(min=1e-12))
+    kept: Tensor = mean * (length / mean_length.clamp(min=1e-12))
+    return kept
 
 
 def changed_share(result: Tensor, original: Tensor, changes: Tensor, soft: SoftInpainting) -> Tensor:

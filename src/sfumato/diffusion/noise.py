@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sfumato.types import MAX_SEED, NoiseSource
+from sfumato.types import MAX_SEED, NoiseSource, Variation
 
 NoiseKind = Literal["none", "fresh", "brownian"]
 NoiseSampler = Callable[[float, float], Tensor]
@@ -47,6 +47,11 @@ def image_seeds(seed: int, count: int) -> tuple[int, ...]:
         count: pictures, at least 1.
     """
     return tuple((seed + k) & MAX_SEED for k in range(count))
+
+
+def picture_seeds(seed: int, subseed: int, strength: float, count: int) -> tuple[tuple[int, int], ...]:
+    """x"""
+    return tuple((s, subseed) for s in image_seeds(seed, count))
 
 
 def philox_normal(seeds: Sequence[int], draw: int, shape: Sequence[int]) -> Tensor:
@@ -97,7 +102,16 @@ class ImageNoise:
     The first draw makes the starting latents; ancestral samplers take the following ones.
     """
 
-    def __init__(self, seeds: Sequence[int], shape: tuple[int, int, int], source: NoiseSource) -> None:
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        shape: tuple[int, int, int],
+        source: NoiseSource,
+        *,
+        subseeds: Sequence[int] = (),
+        variation: Variation | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         """Start every picture's sequence at its first draw.
 
         Args:

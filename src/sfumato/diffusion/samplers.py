@@ -20,8 +20,9 @@ from torch import Tensor
 from sfumato.diffusion import lookup
 from sfumato.diffusion.denoisers import Denoiser
 from sfumato.diffusion.noise import NoiseKind, NoiseSampler
-from sfumato.diffusion.schedules import SCHEDULES, ScheduleSpec, find_schedule
+from sfumato.diffusion.schedules import SCHEDULES, NoiseLevels, ScheduleSpec, find_schedule
 from sfumato.errors import RequestError
+from sfumato.types import Levels, Solver
 
 AUTOMATIC = "Automatic"
 
@@ -301,17 +302,33 @@ class SamplerSpec:
     noise: NoiseKind = "none"
     eta: float | None = None  # default; None = the sampler has no eta
     discards_penultimate: bool = False  # see `ScheduleSpec.sigmas`
-    start: Literal["sigma", "unit"] = "sigma"  # see `start_scale`
+    start_as: Literal["sigma", "unit"] = "sigma"  # see `start`
 
-    def start_scale(self, sigma: float) -> float:
-        """Give the factor of standard normal noise that starts at `sigma` without a picture.
+    blends_before: bool = False  # masks are applied to what the denoiser sees, not to what it gives
 
-        "sigma": as if the clean latents were zero. "unit": as if latents of unit variance were all noise.
+    def start(self, noise: Tensor, sigmas: Tensor, clean: Tensor | None = None) -> Tensor:
+        """Give the latents a walk begins with.
+
+        Args:
+            noise: standard normal (B,C,H,W).
+            sigmas: (N+1,) levels that will be visited.
+            clean: latents (B,C,H,W) to begin from; None = none. "sigma": as if they were zero. "unit": as if
+                latents of unit variance were all noise.
+
+        Returns:
+            (B,C,H,W).
         """
-        return sigma if self.start == "sigma" else math.hypot(sigma, 1.0)
+        sigma = float(sigmas[0])
+        if clean is not None:
+            return clean + noise * sigma
+        return noise * (sigma if self.start_as == "sigma" else math.hypot(sigma, 1.0))
+
+    def steps(self, sigmas: Tensor) -> int:
+        """Count the steps that will be yielded."""
+        return len(sigmas) - 1
 
     def sample(
-        self, denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: NoiseSampler, eta: float | None = None
+        self, denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: NoiseSampler, solver: Solver
     ) -> Iterator[Tensor]:
         """Run the sampler, whatever it needs.
 
@@ -320,14 +337,14 @@ class SamplerSpec:
             x: starting latents (B,C,H,W), float32 or float64.
             sigmas: (N+1,) noise levels, falling, usually to 0.
             noise: `noise.noise_sampler(spec.noise, …)`; never asked by a deterministic sampler.
-            eta: share of noise in [0, 1]; None = the sampler's default; without effect where it has none.
+            solver: the finer choices.
 
         Returns:
             An iterator of N latents (B,C,H,W); the last is the sample. Stop iterating to cancel.
         """
         if self.noise == "none":
             return self.function(denoise, x, sigmas)
-        return self.function(denoise, x, sigmas, noise, self.eta if eta is None else eta)
+        return self.function(denoise, x, sigmas, noise, self.eta if solver.eta is None else solver.eta)
 
 
 SAMPLERS: Mapping[str, SamplerSpec] = MappingProxyType(
@@ -383,7 +400,7 @@ SAMPLERS: Mapping[str, SamplerSpec] = MappingProxyType(
                 default_schedule="DDIM",
                 noise="fresh",
                 eta=0.0,
-                start="unit",
+                start_as="unit",
             ),
         )
     }
@@ -423,3 +440,39 @@ def resolve(sampler: str, schedule: str = AUTOMATIC) -> tuple[SamplerSpec, Sched
                     )
                 return spec, row
     raise lookup.unknown(SAMPLERS, sampler, "sampler")
+
+
+def trajectory(
+    sampler: SamplerSpec,
+    schedule: ScheduleSpec,
+    noise_levels: NoiseLevels,
+    steps: int,
+    levels: Levels,
+    *,
+    strength: float | None = None,
+    exact: bool = False,
+) -> Tensor:
+    """Give the levels a walk visits, from noise or from a picture.
+
+    Source: the arithmetic of the field's interfaces.
+
+    Args:
+        sampler: a row of `SAMPLERS`.
+        schedule: a row of `SCHEDULES`.
+        noise_levels: what the network was trained on.
+        steps: N.
+        levels: the finer choices.
+        strength: 0 to 1: how far a picture is taken back to noise; None = no picture.
+        exact: take all steps whatever the strength.
+    """
+    if strength is None:
+        return schedule.sigmas(noise_levels, steps, discard_penultimate=sampler.discards_penultimate)
+    strength = min(strength, 0.999)
+    if exact:
+        if strength == 0:
+            return schedule.sigmas(noise_levels, 1)[:1]
+        total, encoded = int(steps / strength), steps - 1
+    else:
+        total, encoded = steps, int(strength * steps)
+    sigmas = schedule.sigmas(noise_levels, total, discard_penultimate=sampler.discards_penultimate)
+    return sigmas[total - encoded - 1 :]

@@ -56,13 +56,14 @@ class PromptReader:
         self.pad_token = pad_token
         self._remembered: OrderedDict[Key, dict[str, Tensor]] = OrderedDict()
 
-    def read(self, prompt: Prompt, calls: int, guidance: float) -> Script:
+    def read(self, prompt: Prompt, calls: int, guidance: float, *, calls_before: int = 0) -> Script:
         """Read both prompts.
 
         Args:
             prompt: the texts and how they are meant.
             calls: of the denoiser in a run; the length of the timeline that prompt editing divides.
             guidance: scale s; at 1 the negative prompt is not even encoded.
+            calls_before: of the first pass, where this is the second: the timeline goes on from there.
 
         Raises:
             PromptError: beyond the limits of the prompt language, or asking for what does not exist.
@@ -72,10 +73,10 @@ class PromptReader:
             raise PromptError(f"{tags[0]} asks for an extra network; none can be loaded yet: remove the tag")
         parts = grammar.split_parts(text)
         weights = [part.weight for part in parts]
-        positive = [self._timeline(part.text, prompt, calls) for part in parts]
+        positive = [self._timeline(part.text, prompt, calls, calls_before) for part in parts]
         negative = None
         if needs_negative(guidance, weights):
-            negative = self._timeline(grammar.strip_comments(prompt.negative), prompt, calls)
+            negative = self._timeline(grammar.strip_comments(prompt.negative), prompt, calls, calls_before)
 
         def at(call: int) -> Contexts:
             return Contexts(
@@ -89,9 +90,9 @@ class PromptReader:
         still = all(len(each.contexts) == 1 for each in (*positive, *([negative] if negative else [])))
         return Script(contexts=at(0) if still else at, prompts=len(positive) + (negative is not None))
 
-    def _timeline(self, text: str, prompt: Prompt, calls: int) -> Timeline:
+    def _timeline(self, text: str, prompt: Prompt, calls: int, calls_before: int) -> Timeline:
         """Encode every text that `text` becomes in the course of the calls, in one go."""
-        entries = grammar.timeline(text, calls)
+        entries = grammar.timeline(text, calls, first_pass=calls_before)
         encoded = self._encoded(tuple(entry.text for entry in entries), prompt)
         return Timeline(
             lasts=tuple(entry.last for entry in entries),

@@ -1,16 +1,17 @@
 """One request becomes pictures.
 
-    settle ─ read the prompt ─ fits? ─┬─ noise ─ guide ─ sample ─ decode ─ finish ─┐
-                                      └──────────────── next batch ◀───────────────┘
+    plan ─ fits? ─ open the source ─┬─ noise ─ guide ─ sample ─┬─ decode ─ finish ─┐
+                                    │        second pass ◀─────┤                   │
+                                    │      enlarge ─ sample ───┘                   │
+                                    └──────────────── next batch ◀─────────────────┘
 
 Shape letters: B pictures of a batch, C latent channels, H W latent size (pixels / 8).
 """
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,22 +19,22 @@ from torch import Tensor
 from sfumato.diffusion.denoisers import Watched, parameterise
 from sfumato.diffusion.guidance import guide
 from sfumato.diffusion.noise import noise_sampler
-from sfumato.errors import WeightsError
-from sfumato.nn.vae import AutoencoderKL
 from sfumato.pipeline import images, memory, metadata
-from sfumato.pipeline.conditioning import Script
-from sfumato.pipeline.models import Models
-from sfumato.pipeline.start import Plan, make_plan, start_latents
+from sfumato.pipeline.enlarge import enlarge
+from sfumato.pipeline.latents import decode
+from sfumato.pipeline.opening import Opening, open_source
+from sfumato.pipeline.plan import Pass, Plan, make_plan
+from sfumato.pipeline.shelf import ModelShelf
 from sfumato.types import Request, Result, StepInfo
 
 
 @torch.no_grad()
-def generate(request: Request, models: Models) -> Iterator[StepInfo | Result]:
+def generate(request: Request, shelf: ModelShelf) -> Iterator[StepInfo | Result]:
     """Make the pictures of a request.
 
     Args:
         request: what to make.
-        models: loaded for this request's `model`.
+        shelf: where the checkpoints come from.
 
     Yields:
         A StepInfo after each step of a batch, then a Result for each of its pictures. Stop iterating to
@@ -41,97 +42,109 @@ def generate(request: Request, models: Models) -> Iterator[StepInfo | Result]:
 
     Raises:
         RequestError, PromptError: before the first step; the request makes no sense for this checkpoint.
+        OutputError: before the first step; a picture it names cannot be read.
         OutOfMemoryError: before the first step; it will not fit. Carries the numbers.
-        WeightsError: the networks produce values that are not numbers.
+        ModelNotFoundError, WeightsError: a checkpoint is missing, broken, or computes no numbers.
     """
-    plan, script = prepare(request, models)  # 1 settle, 2 read the prompt, 3 refuse what cannot fit
-    sampling, batches = plan.request.sampling, plan.batches()
-    network = parameterise(models.predict, plan.levels.to(models.device), models.spec.prediction)
+    plan = prepare(request, shelf)
+    opening = open_source(plan)
+    batches = plan.batches()
+    first, *later = plan.passes
     for number, seeds in enumerate(batches, 1):
         began = time.perf_counter()
-        start, noise = start_latents(plan, seeds, models.device)  # 4: (B,C,H,W)
-        denoise = Watched(guide(network, script.contexts, sampling.guidance, sampling.guidance_rescale))  # 5
-        draws = noise_sampler(plan.sampler.noise, noise)
-        walk = plan.sampler.sample(denoise, start, plan.sigmas, draws, plan.request.solver.eta)  # 6
-        for step, latents in enumerate(walk, 1):  # noqa: B007  # the last are decoded
-            assert denoise.clean is not None
-            yield StepInfo(
-                step=step,
-                steps=sampling.steps,
-                batch=number,
-                batches=len(batches),
-                pass_=1,
-                passes=1,
-                latents=denoise.clean,
-            )
-        for place, each in enumerate(latents):
-            pixels = decode(each[None], models.vae)[0]  # 7: (H,W,3)
-            yield finish(plan, models, (number - 1) * len(batches[0]) + place, pixels, began)  # 8
+        place = (number, len(batches), len(plan.passes))
+        latents = yield from walk(first, seeds, opening, place)
+        for second in later:
+            assert plan.target is not None
+            clean = enlarge(latents, first.models.vae, plan.target, second.models.vae)
+            latents = yield from walk(second, seeds, Opening(clean=clean, source=plan.request.source), place)
+        for offset, each in enumerate(latents):
+            index = (number - 1) * len(batches[0]) + offset
+            result = finish(plan, index, each, opening, began)
+            waiting = time.perf_counter()
+            yield result
+            began += time.perf_counter() - waiting  # what the caller does with it does not count
 
 
-def prepare(request: Request, models: Models) -> tuple[Plan, Script]:
-    """Do all that can be refused, and no step: settle the request, read its prompt, see that it fits.
+def prepare(request: Request, shelf: ModelShelf) -> Plan:
+    """Do all that can be refused, and no step: settle the request, read its prompts, see that it fits.
 
-    Raises RequestError, PromptError, OutOfMemoryError: see `generate`.
+    Raises RequestError, PromptError, OutputError, OutOfMemoryError …: see `generate`.
     """
-    plan = make_plan(request, models.spec, models.name, models.vae_name)
-    script = models.reader.read(plan.request.prompt, plan.calls, plan.request.sampling.guidance)
-    width, height, size = (getattr(plan.request.canvas, name) for name in ("width", "height", "batch_size"))
-    memory.require(
-        memory.activation_bytes(
-            models.spec.unet,
-            models.spec.vae,
-            plan.shape,
-            rows=size * script.prompts,
-            pictures=1,
-            dtype=models.dtype,
-        ),
-        memory.available_bytes(models.device),
-        f"{width}×{height}, {size} at once",
-        "choose a smaller size or batch, or close other programs",
-    )
-    return plan, script
+    plan = make_plan(request, shelf)
+    size = plan.request.canvas.batch_size
+    for each in plan.passes:
+        models, canvas = each.models, each.request.canvas
+        memory.require(
+            memory.activation_bytes(
+                models.spec.unet,
+                models.spec.vae,
+                each.shape,
+                rows=size * each.script.prompts,
+                pictures=1,
+                dtype=models.dtype,
+            ),
+            memory.available_bytes(models.device),
+            f"{canvas.width}×{canvas.height}, {size} at once",
+            "choose a smaller size or batch, or close other programs",
+        )
+    return plan
 
 
-def decode(latents: Tensor, vae: AutoencoderKL) -> Tensor:
-    """Turn finished latents into 8-bit pictures.
-
-    The autoencoder works in its own dtype; where that gives values that are not finite (float16 overflows in
-    published autoencoders), once more in float32. Brightness is truncated to 1/255, as the field does.
+def walk(
+    walked: Pass, seeds: Sequence[tuple[int, int]], opening: Opening, place: tuple[int, int, int]
+) -> Generator[StepInfo, None, Tensor]:
+    """Sample the latents (B,C,H,W) of one batch in one pass.
 
     Args:
-        latents: (B,C,H,W) as sampled, of unit scale.
-        vae: the autoencoder.
-
-    Returns:
-        (B,8H,8W,3) uint8 on the CPU.
-
-    Raises:
-        WeightsError: the latents are not finite, or the pictures are not even in float32.
+        walked: the pass.
+        seeds: of the batch's pictures: their own, and those of their variations.
+        opening: what the pictures start from.
+        place: number of the batch, number of batches, number of passes.
     """
-    if not latents.isfinite().all():
-        raise WeightsError(
-            "sampling ended in values that are not numbers; try --dtype float32, and if that does not help, "
-            "the checkpoint is damaged"
+    request, sampler, models = walked.request, walked.sampler, walked.models
+    noise = walked.noise(seeds)
+    start = noise.draw().to(models.device)
+    if not walked.steps:
+        clean = opening.latents(start)
+        assert clean is not None, "nothing to start from and no step to take"
+        return opening.settle(clean)
+    sampling = request.sampling
+    guided = guide(
+        parameterise(models.predict, walked.levels.to(models.device), models.spec.prediction),
+        walked.script.contexts,
+        sampling.guidance,
+        sampling.guidance_rescale,
+    )
+    denoise = Watched(opening.guard(guided, start, before=sampler.blends_before))
+    x = opening.start(sampler, start, walked.sigmas)
+    draws = noise_sampler(sampler.noise, noise)
+    batch, batches, passes = place
+    for step, latents in enumerate(sampler.sample(denoise, x, walked.sigmas, draws, request.solver), 1):  # noqa: B007  # the last are handed on
+        assert denoise.clean is not None
+        yield StepInfo(
+            step=step,
+            steps=walked.steps,
+            batch=batch,
+            batches=batches,
+            pass_=walked.number,
+            passes=passes,
+            latents=denoise.clean,
         )
-    weight = next(vae.parameters())
-    scaled = latents / vae.config.scale_factor
-    pictures = vae.decode(scaled.to(weight.dtype, memory_format=torch.channels_last))  # (B,3,8H,8W)
-    if not pictures.isfinite().all() and weight.dtype != torch.float32:
-        pictures = copy.deepcopy(vae).float().decode(scaled.float())
-    if not pictures.isfinite().all():
-        raise WeightsError("decoding ended in values that are not numbers: the autoencoder is damaged")
-    unit = (pictures.float() + 1).div(2).clamp(0, 1)
-    return unit.mul(255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+    return opening.settle(latents)
 
 
-def finish(plan: Plan, models: Models, index: int, pixels: Tensor, began: float) -> Result:
-    """Make picture `index` (from 0) of the request from its pixels (H,W,3) uint8."""
-    request = plan.picture(index)
+def finish(plan: Plan, index: int, latents: Tensor, opening: Opening, began: float) -> Result:
+    """Make picture `index` (from 0) of the request from its latents (C,H,W)."""
+    request, models = plan.picture(index), plan.passes[0].models
+    pixels = decode(latents[None], plan.passes[-1].models.vae)[0]  # (8H,8W,3)
+    image = opening.finish(images.to_image(pixels.numpy()), latents)
     return Result(
-        image=images.to_image(pixels.numpy()),
+        image=image,
         request=request,
-        infotext=metadata.write(request, model_hash=models.sha256, vae_hash=models.vae_sha256),
+        infotext=metadata.write(
+            request, model_hash=models.sha256, vae_hash=models.vae_sha256, extra=opening.extra
+        ),
         index=index,
         seconds=time.perf_counter() - began,
     )

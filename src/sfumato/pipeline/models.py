@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato.errors import ModelNotFoundError, RequestError
 from sfumato.nn.unet import UNet
@@ -21,7 +21,7 @@ from sfumato.nn.vae import AutoencoderKL
 from sfumato.pipeline import memory
 from sfumato.pipeline.conditioning import PromptReader
 from sfumato.text.tokenizer import Tokenizer
-from sfumato.types import ModelChoice
+from sfumato.types import Prediction
 from sfumato.weights import store
 from sfumato.weights.files import file_sha256
 from sfumato.weights.load import Checkpoint, load_checkpoint
@@ -59,6 +59,11 @@ class Models:
         return self.checkpoint.vae
 
     @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """All that hold weights."""
+        return self.checkpoint.unet, self.checkpoint.vae, self.checkpoint.text
+
+    @property
     def vae_name(self) -> str | None:
         """Of the autoencoder, if it is not the checkpoint's own."""
         return None if self.vae_path is None else self.vae_path.stem
@@ -81,37 +86,33 @@ class Models:
         return out
 
 
-def load_models(choice: ModelChoice, folder: Path, *, device: str = "auto", dtype: str = "auto") -> Models:
-    """Load what a request's `model` names.
+def load_models(
+    path: Path, vae: Path | None, prediction: Prediction | None, *, device: torch.device, dtype: torch.dtype
+) -> Models:
+    """Load a checkpoint, ready to generate.
 
     Args:
-        choice: names or paths; None = the embedded model and the checkpoint's own autoencoder.
-        folder: where names are looked up.
-        device: "auto" (CUDA, then MPS, then the CPU) or a device's name.
-        dtype: "auto" (see `choose_dtype`), "float32", "bfloat16" or "float16".
+        path: the checkpoint, a file or a folder in diffusers' layout.
+        vae: another autoencoder in place of the checkpoint's own.
+        prediction: what the U-Net predicts, where the file does not say it.
+        device: where the networks go.
+        dtype: the numbers they compute in.
 
     Raises:
-        ModelNotFoundError: no such name or path; the nearest names are given.
         WeightsError: a file that is broken or of another kind.
-        RequestError: no such device here.
+        OutOfMemoryError: it will not fit.
     """
-    where = choose_device(device)
-    numbers = choose_dtype(where, dtype)
-    path = find_checkpoint(choice.checkpoint, folder)
-    vae_path = None if choice.vae is None else store.find(folder, choice.vae)
     memory.require(
-        memory.loading_bytes(path, numbers),
-        memory.available_bytes(where),
-        f"loading {path.name} as {str(numbers).removeprefix('torch.')}",
+        memory.loading_bytes(path, dtype),
+        memory.available_bytes(device),
+        f"loading {path.name} as {str(dtype).removeprefix('torch.')}",
         "choose a smaller checkpoint or --dtype bfloat16, or close other programs",
     )
-    checkpoint = load_checkpoint(
-        path, device=where, dtype=numbers, prediction=choice.prediction, vae=vae_path
-    )
+    checkpoint = load_checkpoint(path, device=device, dtype=dtype, prediction=prediction, vae=vae)
     for network in (checkpoint.unet, checkpoint.vae):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
     reader = PromptReader(checkpoint.text, Tokenizer.load(), checkpoint.spec.pad_token)
-    return Models(checkpoint=checkpoint, vae_path=vae_path, reader=reader, device=where, dtype=numbers)
+    return Models(checkpoint=checkpoint, vae_path=vae, reader=reader, device=device, dtype=dtype)
 
 
 def find_checkpoint(name: str | None, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from PIL.Image import Image
 
 from sfumato.pipeline import images
 from sfumato.pipeline.infotext import layout
-from sfumato.pipeline.start import draw_seed
+from sfumato.pipeline.plan import draw_seed
 from sfumato.types import Request, Result, StepInfo
 
 Make: TypeAlias = Callable[[Request], Iterator[StepInfo | Result]]  # `generate`, its models given

@@ -1,0 +1,73 @@
+"""Between pictures and latents, through an autoencoder.
+
+Shape letters: B pictures, C latent channels, H W latent size (pixels / 8).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import WeightsError
+from sfumato.nn.vae import AutoencoderKL
+
+
+@torch.no_grad()
+def encode(pixels: Tensor, vae: AutoencoderKL) -> Tensor:
+    """Turn 8-bit pictures into latents: the mean of what the autoencoder holds possible.
+
+    Args:
+        pixels: (B,8H,8W,3) uint8.
+        vae: the autoencoder.
+
+    Returns:
+        (B,C,H,W) float32 of unit scale, on the autoencoder's device.
+
+    Raises:
+        WeightsError: the autoencoder gives values that are not numbers.
+    """
+    weight = next(vae.parameters())
+    scaled = pixels.to(weight.device).permute(0, 3, 1, 2).float() / 127.5 - 1  # (B,3,8H,8W)
+    mean = _finite(lambda network, x: network.encode(x)[0], vae, scaled, "encoding")
+    return mean.float() * vae.config.scale_factor
+
+
+@torch.no_grad()
+def decode(latents: Tensor, vae: AutoencoderKL) -> Tensor:
+    """Turn finished latents into 8-bit pictures. Brightness is truncated to 1/255, as the field does.
+
+    Args:
+        latents: (B,C,H,W) as sampled, of unit scale.
+        vae: the autoencoder.
+
+    Returns:
+        (B,8H,8W,3) uint8 on the CPU.
+
+    Raises:
+        WeightsError: the latents are not finite, or the pictures are not even in float32.
+    """
+    if not latents.isfinite().all():
+        raise WeightsError(
+            "sampling ended in values that are not numbers; try --dtype float32, and if that does not help, "
+            "the checkpoint is damaged"
+        )
+    scaled = latents / vae.config.scale_factor
+    pictures = _finite(lambda network, x: network.decode(x), vae, scaled, "decoding")  # (B,3,8H,8W)
+    unit = (pictures.float() + 1).div(2).clamp(0, 1)
+    return unit.mul(255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+
+
+def _finite(
+    run: Callable[[AutoencoderKL, Tensor], Tensor], vae: AutoencoderKL, x: Tensor, what: str
+) -> Tensor:
+    """Run the autoencoder in its own dtype and, where that overflows (float16), once more in float32."""
+    dtype = next(vae.parameters()).dtype
+    out = run(vae, x.to(dtype, memory_format=torch.channels_last))
+    if not out.isfinite().all() and dtype != torch.float32:
+        out = run(copy.deepcopy(vae).float(), x.float())
+    if not out.isfinite().all():
+        raise WeightsError(f"{what} ended in values that are not numbers: the autoencoder is damaged")
+    return out

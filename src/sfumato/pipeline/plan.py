@@ -1,0 +1,233 @@
+"""Before the first step: every open choice of a request settled, pass by pass.
+
+Shape letters: B pictures of a batch, C latent channels, H W latent size (pixels / 8), N steps.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from PIL.Image import Image
+from torch import Tensor
+
+from sfumato.diffusion.noise import ImageNoise, picture_seeds
+from sfumato.diffusion.samplers import SamplerSpec, resolve, trajectory
+from sfumato.diffusion.schedules import NoiseLevels, sd_noise_levels
+from sfumato.errors import RequestError
+from sfumato.pipeline.conditioning import Script
+from sfumato.pipeline.enlarge import Target, load_upscaler, second_size
+from sfumato.pipeline.models import Models
+from sfumato.pipeline.shelf import ModelShelf
+from sfumato.pipeline.source import read_picture, source_size
+from sfumato.types import Hires, Mask, Outpaint, Request, SoftInpainting, Source
+from sfumato.weights.specs import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pass:
+    """One walk from noise to latents, with nothing left open."""
+
+    number: int  # from 1
+    request: Request  # of this pass: its prompts, sampler, steps, size and checkpoint
+    models: Models
+    script: Script
+    sampler: SamplerSpec
+    levels: NoiseLevels
+    sigmas: Tensor  # (N+1,) float64 on the CPU, falling; a single level = nothing to do
+    shape: tuple[int, int, int]  # (C,H,W) of one picture's latents
+
+    @property
+    def steps(self) -> int:
+        """Steps that will be taken."""
+        return self.sampler.steps(self.sigmas)
+
+    def noise(self, seeds: Sequence[tuple[int, int]]) -> ImageNoise:
+        """The sequence of each picture's noise, at its first draw."""
+        return ImageNoise(
+            [seed for seed, _ in seeds],
+            self.shape,
+            self.request.canvas.noise_source,
+            subseeds=[subseed for _, subseed in seeds],
+            variation=self.request.variation,
+            device=self.models.device,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """A request with nothing left open."""
+
+    request: Request  # names as in the tables, size and seeds set; still of all its pictures
+    passes: tuple[Pass, ...]  # one, or two
+    target: Target | None  # to which the second enlarges
+    seeds: tuple[tuple[int, int], ...]  # of each picture: its own, and that of its variation
+    source: Image | None
+
+    def batches(self) -> list[tuple[tuple[int, int], ...]]:
+        """The pictures' seeds, batch by batch."""
+        size = self.request.canvas.batch_size
+        return [self.seeds[k : k + size] for k in range(0, len(self.seeds), size)]
+
+    def picture(self, index: int) -> Request:
+        """The request that makes picture `index` (from 0) alone."""
+        seed, subseed = self.seeds[index]
+        request = self.request
+        canvas = replace(request.canvas, seed=seed, batch_size=1, batch_count=1)
+        varied = request.variation.strength > 0
+        variation = replace(request.variation, seed=subseed) if varied else request.variation
+        return replace(request, canvas=canvas, variation=variation)
+
+
+def make_plan(request: Request, shelf: ModelShelf) -> Plan:
+    """Settle names, sizes, seeds and noise levels, load the checkpoints and read the prompts.
+
+    Raises:
+        RequestError: unknown sampler, schedule or upscaler, more steps than the model has levels, a size or a
+            checkpoint that does not go with the rest.
+        PromptError: see `PromptReader.read`.
+        OutputError: the source cannot be read.
+        ModelNotFoundError, WeightsError, OutOfMemoryError: the checkpoint cannot be loaded.
+    """
+    models = shelf.load(request.model)
+    source = None if request.source.image is None else read_picture(request.source.image)
+    _check(request)
+    settled = _settle(request, models, source)
+    strength = None if source is None else request.source.denoising_strength
+    first = _pass(1, settled, models, strength=strength, exact=request.source.exact_steps, calls_before=0)
+    passes: tuple[Pass, ...] = (first,)
+    target = None
+    if request.hires.enabled:
+        upscaler = load_upscaler(request.hires.upscaler, shelf)
+        target = second_size(settled.canvas, request.hires, upscaler)
+        second = _second_request(settled, target)
+        other = shelf.load(second.model)
+        calls = settled.sampling.steps * first.sampler.calls_per_step
+        strength = request.hires.denoising_strength
+        passes = (first, _pass(2, second, other, strength=strength, exact=True, calls_before=calls))
+    canvas, variation = settled.canvas, settled.variation
+    return Plan(
+        request=settled,
+        passes=passes,
+        target=target,
+        seeds=picture_seeds(
+            canvas.seed, variation.seed, variation.strength, canvas.batch_size * canvas.batch_count
+        ),
+        source=source,
+    )
+
+
+def _check(request: Request) -> None:
+    """Refuse parts that contradict one another."""
+    if request.source.image is None:
+        for name, part, default in (
+            ("mask", request.mask, Mask()),
+            ("outpaint", request.outpaint, Outpaint()),
+            ("soft", request.soft, SoftInpainting()),
+        ):
+            if part != default:
+                raise RequestError(f"{name} needs a source picture; give one, or leave {name} alone")
+    elif request.hires.enabled:
+        raise RequestError(
+            "hires is the second pass of text to image; with a source picture choose a larger size instead"
+        )
+
+
+def _settle(request: Request, models: Models, source: Image | None) -> Request:
+    """Names as in the tables, the size, and the seeds that are drawn."""
+    sampler, schedule = resolve(request.sampling.sampler, request.sampling.schedule)
+    canvas, variation = request.canvas, request.variation
+    native = models.spec.native_size
+    width, height = (native, native) if source is None else source_size(source)
+    seed = draw_seed() if canvas.seed < 0 else canvas.seed
+    if variation.strength > 0 and variation.seed < 0:
+        variation = replace(variation, seed=draw_seed())
+    return replace(
+        request,
+        sampling=replace(request.sampling, sampler=sampler.name, schedule=schedule.name),
+        canvas=replace(canvas, width=canvas.width or width, height=canvas.height or height, seed=seed),
+        variation=variation,
+        model=replace(request.model, checkpoint=models.name, vae=models.vae_name),
+        source=request.source if source is not None else Source(extra_noise=request.source.extra_noise),
+        hires=request.hires if request.hires.enabled else Hires(),
+    )
+
+
+def _second_request(first: Request, target: Target) -> Request:
+    """The request of the second pass: what `hires` says, and otherwise the first pass's."""
+    hires = first.hires
+    model = first.model
+    if hires.checkpoint is not None and hires.checkpoint != model.checkpoint:
+        model = replace(model, checkpoint=hires.checkpoint, prediction=None)
+    sampler, schedule = resolve(
+        hires.sampler or first.sampling.sampler,
+        hires.schedule or ("Automatic" if hires.sampler else first.sampling.schedule),
+    )
+    return replace(
+        first,
+        prompt=replace(
+            first.prompt,
+            text=hires.prompt or first.prompt.text,
+            negative=hires.negative or first.prompt.negative,
+        ),
+        sampling=replace(
+            first.sampling,
+            steps=hires.steps or first.sampling.steps,
+            sampler=sampler.name,
+            schedule=schedule.name,
+        ),
+        canvas=replace(first.canvas, width=target.width, height=target.height),
+        model=model,
+    )
+
+
+def _pass(
+    number: int, request: Request, models: Models, *, strength: float | None, exact: bool, calls_before: int
+) -> Pass:
+    spec = models.spec
+    if spec.unet.in_channels != spec.vae.latent_channels:
+        raise RequestError(
+            f"{models.name} takes a picture beside the text ({spec.family}, {spec.unet.in_channels} input "
+            f"channels); choose a checkpoint with {spec.vae.latent_channels}"
+        )
+    sampler, schedule = resolve(request.sampling.sampler, request.sampling.schedule)
+    levels = sd_noise_levels(zero_snr=spec.zero_terminal_snr)
+    calls = request.sampling.steps * sampler.calls_per_step
+    return Pass(
+        number=number,
+        request=request,
+        models=models,
+        script=models.reader.read(
+            request.prompt, calls, request.sampling.guidance, calls_before=calls_before
+        ),
+        sampler=sampler,
+        levels=levels,
+        sigmas=trajectory(
+            sampler,
+            schedule,
+            levels,
+            request.sampling.steps,
+            request.levels,
+            strength=strength,
+            exact=exact,
+        ),
+        shape=latent_shape(spec, request.canvas.width or 0, request.canvas.height or 0),
+    )
+
+
+def draw_seed() -> int:
+    """A seed nobody chose: 0 to 2^32 - 3, the range of the field's interfaces."""
+    return secrets.randbelow(2**32 - 2)
+
+
+def latent_shape(spec: ModelSpec, width: int, height: int) -> tuple[int, int, int]:
+    """(C,H,W) of the latents of one picture of `width` × `height` pixels.
+
+    Raises RequestError: a side is no multiple of the autoencoder's reduction.
+    """
+    f = spec.vae.reduction
+    for name, side in (("width", width), ("height", height)):
+        if side % f:
+            raise RequestError(f"{name}={side} is not a multiple of {f}, as this checkpoint needs")
+    return spec.vae.latent_channels, height // f, width // f

@@ -1,0 +1,72 @@
+"""The checkpoints at hand: loaded when a request names them, put away when the memory is needed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+from sfumato.pipeline import memory
+from sfumato.pipeline.models import Models, choose_device, choose_dtype, find_checkpoint, load_models
+from sfumato.types import ModelChoice
+from sfumato.weights import store
+
+Key = tuple[Path, Path | None, str | None]
+
+
+class ModelShelf:
+    """Loads checkpoints by name and keeps those used last."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        default: str | None = None,
+        limit: int | None = None,
+    ) -> None:
+        """Load nothing yet.
+
+        Args:
+            folder: where names are looked up.
+            device: "auto" or a device's name, as for `load_models`.
+            dtype: "auto", "float32", "bfloat16" or "float16".
+            default: the checkpoint of requests that name none; None = the embedded model.
+            limit: bytes of weights kept; None = as many as the memory holds.
+
+        Raises:
+            RequestError: no such device or dtype here.
+        """
+        self.folder = folder
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(self.device, dtype)
+        self._default = default
+        self._limit = limit
+        self._kept: OrderedDict[Key, Models] = OrderedDict()
+
+    def load(self, choice: ModelChoice) -> Models:
+        """Give the networks that `choice` names, loading them where they are not at hand.
+
+        Raises ModelNotFoundError, WeightsError, OutOfMemoryError: see `load_models`.
+        """
+        path = find_checkpoint(choice.checkpoint or self._default, self.folder)
+        vae = None if choice.vae is None else store.find(self.folder, choice.vae)
+        key = (path, vae, choice.prediction)
+        if key not in self._kept:
+            self._make_room(memory.loading_bytes(path, self.dtype))
+            self._kept[key] = load_models(path, vae, choice.prediction, device=self.device, dtype=self.dtype)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def clear(self) -> None:
+        """Put everything away."""
+        self._kept.clear()
+
+    def _make_room(self, needed: int) -> None:
+        """Put away the checkpoints used longest ago until `needed` more bytes are free."""
+        while self._kept and (self._over(needed) or needed > memory.available_bytes(self.device)):
+            self._kept.popitem(last=False)
+
+    def _over(self, needed: int) -> bool:
+        kept = sum(memory.weight_bytes(*models.networks) for models in self._kept.values())
+        return self._limit is not None and kept + needed > self._limit
