@@ -78,7 +78,8 @@ def our_steps(unet: UNet, batch: int, output: Path) -> tuple[Callable[[], object
     unet = unet.to(torch.bfloat16).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     text = randomised(CLIPText(TEXT), 1)
     task = DiffusionTask(config, unet, text, latents, captions, lambda images: images)
-    steps = train(task, config, TrainState(task.parameters(), config.optimiser, config.ema_decay))
+    state = TrainState(task.parameters(), config.optimiser, config.ema_decay)
+    steps = train(task, config, state, lambda parts: None)
     return lambda: next(steps), task
 
 

@@ -162,7 +162,7 @@ def test_commands_and_their_options() -> None:
         ],
         "doctor": ["as_json", "outputs", "models", "device", "dtype", "threads"],
         "pull": ["repo", "file", "models"],
-        "train": ["config", "resume"],
+        "train": ["config", "resume", "models"],
         "models list": ["as_json", "models"],
         "models info": ["name", "as_json", "models"],
         "models add": ["path", "link", "models"],

@@ -178,7 +178,9 @@ def pull(
 
 
 @app.command()
+@with_settings("models")
 def train(
+    options: Options,
     config: Annotated[Path, typer.Argument(help="A training configuration, TOML.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last save.")] = False,
 ) -> None:
@@ -187,11 +189,11 @@ def train(
     from sfumato.train.config import read_config
     from sfumato.train.run import run as train_steps
 
-    settings = read_config(config)
-    with ProgressBar(settings.steps) as bar:
-        for step in train_steps(settings, resume=resume):
+    run = read_config(config)
+    with ProgressBar(run.steps) as bar:
+        for step in train_steps(run, models=options.settings().models, resume=resume):
             bar.update(step.step, f"loss {step.parts['loss']:.4f}")
-    typer.echo(str(settings.output))
+    typer.echo(str(run.output))
 
 
 def _shelf(settings: Settings) -> ModelShelf:

@@ -1,6 +1,7 @@
 """All three methods from pictures on a disk to one checkpoint that loads, in a few steps at toy size."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from sfumato.train.autoencoder import encode_all, normalise_latents, reconstruct
 from sfumato.train.config import read_config
 from sfumato.train.data import open_pictures, pixels_to_tensor, tensor_to_pixels
 from sfumato.train.run import run
+from sfumato.train.state import TrainState
+from sfumato.weights.convert import convert
+from sfumato.weights.files import read_safetensors
 from sfumato.weights.load import load_checkpoint, load_vae
 
 AUTOENCODER = """
@@ -96,7 +100,7 @@ def root(tmp_path: Path) -> Path:
 def train(root: Path, text: str, *, resume: bool = False, **fields: object) -> None:
     path = root / "config.toml"
     path.write_text(text.format(root=root, **fields))
-    for _ in run(read_config(path), resume=resume):
+    for _ in run(read_config(path), models=root / "models", resume=resume):
         pass
 
 
@@ -159,10 +163,17 @@ def test_pixels_survive_the_way_to_tensors_and_back() -> None:
         (("steps = {steps}", "steps = 0"), "steps: Input should be greater"),
         (("rate = 1e-3", "rate = 1e9"), "optimiser.rate"),
         (("rate = 1e-3", "rate = nan"), "optimiser.rate"),
-        (("groups = 8", "groups = 8\nwings = 2"), "autoencoder.wings: Extra inputs"),
+        (("groups = 8", "groups = 8\nwings = 2"), "autoencoder.wings is not known"),
         (('method = "autoencoder"', 'method = "magic"'), "method"),
         (('method = "autoencoder"', 'method = "text"'), r"needs a table \[text\]"),
         (("[data]", "[data"), "is not TOML"),
+        (("steps = {steps}", "step = {steps}"), "step is not known; did you mean steps[?]"),
+        (("steps = {steps}", ""), "steps is missing"),
+        (("crop = 16", "crops = 16"), "data.crops is not known; did you mean crop[?]"),
+        (("res_blocks = 1", "wings = 1"), "autoencoder.wings is not known; there are channels, res_blocks"),
+        (("channels = [16, 16, 16, 32]", "channels = [16, 17]"), "autoencoder: a level of 17 channels"),
+        (("crop = 16", "crop = 12"), "data.crop=12 is not a multiple of 8"),
+        (("crop = 16", "crop = 40"), r"data.crop=40 is larger than the pictures \(32x32\)"),
     ],
 )
 def test_a_bad_configuration_is_one_clear_line(root: Path, change: tuple[str, str], message: str) -> None:
@@ -171,7 +182,9 @@ def test_a_bad_configuration_is_one_clear_line(root: Path, change: tuple[str, st
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("fault", ["no captions", "too few captions", "negative weight", "nothing"])
+@pytest.mark.parametrize(
+    "fault", ["no captions", "too few captions", "negative weight", "an empty list", "odd sides", "nothing"]
+)
 def test_bad_data_is_refused_before_anything_starts(root: Path, fault: str) -> None:
     captions = root / "data" / "captions.jsonl"
     if fault == "no captions":
@@ -180,10 +193,15 @@ def test_bad_data_is_refused_before_anything_starts(root: Path, fault: str) -> N
         captions.write_text(captions.read_text().splitlines()[0])
     elif fault == "negative weight":
         captions.write_text(captions.read_text().replace('"weight": 3', '"weight": -3'))
+    elif fault == "an empty list":
+        captions.write_text(captions.read_text().replace('["a red square", "square"]', "[]"))
+    elif fault == "odd sides":
+        np.save(root / "data" / "pictures.npy", np.zeros((12, 20, 32, 3), np.uint8))
     else:
         for path in (root / "data").iterdir():
             path.unlink()
-    with pytest.raises(TrainingError, match=str(root / "data")):
+    expected = "height=20 is not a multiple of 8" if fault == "odd sides" else str(root / "data")
+    with pytest.raises(TrainingError, match=expected):
         train(root, AUTOENCODER, steps=1)
     assert not (root / "vae").exists()
 
@@ -197,6 +215,103 @@ def test_a_folder_of_images_is_a_data_set(tmp_path: Path) -> None:
     data = open_pictures(tmp_path)
     assert data.pictures.shape == (2, 24, 24, 3)
     assert data.captions == [("a red field",), ("",)]
+    (tmp_path / "two.txt").write_bytes("Müll".encode("latin-1"))
+    with pytest.raises(TrainingError, match=r"two\.txt cannot be read as UTF-8"):
+        open_pictures(tmp_path)
+    (tmp_path / "two.txt").unlink()
     (tmp_path / "bad.png").write_bytes(b"not a picture")
     with pytest.raises(TrainingError, match=r"bad\.png"):
         open_pictures(tmp_path)
+
+
+@pytest.fixture
+def toy(root: Path) -> Path:
+    """A run with two of four steps done, on a base in the models folder."""
+    (root / "models").mkdir()
+    train(root, AUTOENCODER, steps=1)
+    train(root, TEXT)
+    shutil.copy(root / "text" / "model.safetensors", root / "models" / "base.safetensors")
+    train(root, TOY, steps=2)
+    return root
+
+
+TOY = (
+    DIFFUSION.replace("{root}/text/model.safetensors", "base")
+    .replace("steps = 4", "steps = {steps}", 1)
+    .format(root="{root}", steps="{steps}", train_text="false")
+    .replace("{ data", "{{ data")
+    .replace('"none" }', '"none" }}')
+)
+
+
+def _weights(root: Path) -> dict[str, torch.Tensor]:
+    return read_safetensors(root / "toy" / "model.safetensors")
+
+
+def test_previews_may_come_and_go_and_the_data_may_move_without_changing_a_number(toy: Path) -> None:
+    train(toy, TOY.replace("/toy", "/whole"), steps=4)
+    (toy / "data").rename(toy / "elsewhere")
+    moved = TOY.replace("/data", "/elsewhere")
+    silent = moved.replace('prompts = ["a red square", "something else"]', "guidance = 2.0")
+    train(toy, silent, steps=4, resume=True)
+    assert not (toy / "toy" / "pictures" / "0000004.png").exists()
+    whole = read_safetensors(toy / "whole" / "model.safetensors")
+    assert all(torch.equal(whole[name], weight) for name, weight in _weights(toy).items())
+
+
+@pytest.mark.parametrize("changed", ["pictures", "captions", "base"])
+def test_a_run_is_not_resumed_on_something_else(toy: Path, changed: str) -> None:
+    if changed == "pictures":
+        pictures = np.load(toy / "data" / "pictures.npy")
+        pictures[5] //= 2
+        np.save(toy / "data" / "pictures.npy", pictures)
+    elif changed == "captions":
+        path = toy / "data" / "captions.jsonl"
+        path.write_text(path.read_text().replace("a red square", "a blue square"))
+    else:
+        train(toy, AUTOENCODER.replace("/vae", "/other").replace("rate = 1e-3", "rate = 1e-2"), steps=2)
+        train(toy, TEXT.replace("/vae", "/other").replace("/text", "/text2"))
+        shutil.copy(toy / "text2" / "model.safetensors", toy / "models" / "base.safetensors")
+    name = "diffusion.base" if changed == "base" else f"data.{changed}"
+    with pytest.raises(TrainingError, match=rf"another run: {name} was [0-9a-f]+, is [0-9a-f]+; restore"):
+        train(toy, TOY, steps=4, resume=True)
+
+
+def test_a_finished_run_that_is_resumed_writes_its_model_again(toy: Path) -> None:
+    path = toy / "toy" / "model.safetensors"
+    before = path.read_bytes()
+    path.unlink()
+    train(toy, TOY, steps=2, resume=True)
+    assert path.read_bytes() == before
+
+
+def test_a_run_killed_while_it_saves_leaves_no_model_older_than_its_state(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _weights(toy)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainState, "save", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            train(toy, TOY, steps=4, resume=True)
+    after = _weights(toy)
+    assert any(not torch.equal(after[name], weight) for name, weight in before.items())
+    train(toy, TOY, steps=4, resume=True)
+
+
+@pytest.mark.parametrize("base", ["sfumato-mini", "folder"])
+def test_a_base_may_be_the_embedded_model_or_a_folder(root: Path, tiny_checkpoint: Path, base: str) -> None:
+    (root / "models").mkdir()
+    convert(tiny_checkpoint, root / "models" / "folder")
+    text = TOY.replace('base = "base"', f'base = "{base}"')
+    train(root, text, steps=1)
+    checkpoint = load_checkpoint(root / "toy" / "model.safetensors", device="cpu", dtype=torch.float32)
+    assert checkpoint.spec.family == "toy"
+
+
+def test_a_start_of_another_shape_is_one_clear_line(root: Path) -> None:
+    train(root, AUTOENCODER, steps=1)
+    other = AUTOENCODER.replace("/vae", "/b").replace(
+        "res_blocks = 1", 'res_blocks = 2\nstart = "{root}/vae/model.safetensors"'
+    )
+    with pytest.raises(TrainingError, match="holds an autoencoder of another shape"):
+        train(root, other, steps=1)

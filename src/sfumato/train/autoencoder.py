@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.nn.vae import AutoencoderKL, VAEConfig
+from sfumato.nn.vae import AutoencoderKL
 from sfumato.train.config import AutoencoderConfig, TrainConfig
 from sfumato.train.data import PictureSet, draw_pictures, pixels_to_tensor, tensor_to_pixels
 
@@ -137,12 +137,4 @@ def reconstruction_psnr(network: AutoencoderKL, data: PictureSet) -> float:
 
 def build_autoencoder(table: AutoencoderConfig) -> AutoencoderKL:
     """Make the network a configuration describes, with fresh weights."""
-    return AutoencoderKL(
-        VAEConfig(
-            channels=table.channels,
-            res_blocks=table.res_blocks,
-            groups=table.groups,
-            latent_channels=table.latent_channels,
-            scale_factor=1.0,
-        )
-    )
+    return AutoencoderKL(table.network())

@@ -1,12 +1,17 @@
 """A training run as a value, read from TOML. Every field of a run stands here and nowhere else."""
 
+import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sfumato.diffusion.losses import Prediction
 from sfumato.errors import TrainingError
+from sfumato.nn.clip_text import CLIPTextConfig
+from sfumato.nn.unet import UNetConfig
+from sfumato.nn.vae import VAEConfig
 
 
 class _Table(BaseModel):
@@ -30,7 +35,7 @@ class DataConfig(_Table):
     """Where the pictures are and how they are varied."""
 
     folder: Path
-    crop: int | None = None  # side of a random square crop in pixels; None = whole pictures
+    crop: Annotated[int, Field(ge=8)] | None = None  # side of a random square crop; None = whole pictures
     flip: bool = False
     permute_channels: bool = False  # shuffle red, green and blue: hues the data set lacks
 
@@ -49,6 +54,21 @@ class AutoencoderConfig(_Table):
     edges: float = 0.5  # L1 of picture gradients at two scales: the perceptual-type term
     kl: float = 1e-6
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.network()
+        return self
+
+    def network(self) -> VAEConfig:
+        """Describe the network. Raises ValueError: there is none of such sizes."""
+        return VAEConfig(
+            channels=self.channels,
+            res_blocks=self.res_blocks,
+            groups=self.groups,
+            latent_channels=self.latent_channels,
+            scale_factor=1.0,
+        )
+
 
 class UNetTable(_Table):
     """The U-Net's size; see `nn.unet.UNetConfig` for the meaning of each."""
@@ -61,6 +81,23 @@ class UNetTable(_Table):
     groups: int = 32
     linear_projection: bool = True
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.network(latent_channels=4, context_dim=768)
+        return self
+
+    def network(self, *, latent_channels: int, context_dim: int) -> UNetConfig:
+        """Describe the network between a given autoencoder and text encoder.
+
+        Raises ValueError: there is none of such sizes.
+        """
+        return UNetConfig(
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            context_dim=context_dim,
+            **self.model_dump(),
+        )
+
 
 class DiffusionConfig(_Table):
     """The second stage: networks, noise and loss."""
@@ -69,13 +106,12 @@ class DiffusionConfig(_Table):
     start: Path | None = None  # checkpoint whose U-Net to go on from
     unet: UNetTable = UNetTable()
     train_text: bool = False
-    text_rate: float = 0.1  # of the optimiser's rate, where the text encoder trains
-    prediction: Literal["eps", "v"] = "v"
+    prediction: Prediction = "v"
     min_snr_gamma: Annotated[float, Field(gt=0)] = 5.0
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
     prompts: tuple[str, ...] = ()  # sampled on fixed seeds while training
     guidance: float = 4.0
-    sample_steps: int = 20
+    sample_steps: Annotated[int, Field(ge=1)] = 20
 
 
 class TextConfig(_Table):
@@ -87,7 +123,16 @@ class TextConfig(_Table):
     vectors: Path  # (N,D) float16 .npy beside `sentences`
     sentences: Path  # one sentence a line
     base: Path  # checkpoint whose autoencoder is carried along
-    temperature: float = 0.05
+    temperature: Annotated[float, Field(gt=0)] = 0.05
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.network()
+        return self
+
+    def network(self) -> CLIPTextConfig:
+        """Describe the network. Raises ValueError: there is none of such sizes."""
+        return CLIPTextConfig(width=self.width, layers=self.layers, heads=self.heads)
 
 
 class TrainConfig(_Table):
@@ -127,11 +172,36 @@ def read_config(path: Path) -> TrainConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise TrainingError(f"{path}: {field}: {first['msg']}, got {first['input']!r}") from error
+        raise TrainingError(f"{path}: {_fault(error)}") from error
     if getattr(config, config.method) is None:
         raise TrainingError(f"{path}: method {config.method!r} needs a table [{config.method}]")
     if config.method != "text" and config.data is None:
         raise TrainingError(f"{path}: method {config.method!r} needs a table [data]")
+    if config.method == "diffusion" and config.data and config.data.model_fields_set != {"folder"}:
+        raise TrainingError(f"{path}: method 'diffusion' takes pictures as they are: leave only data.folder")
     return config
+
+
+def _fault(error: ValidationError) -> str:
+    """Say the first thing wrong; an unknown field before a missing one, as it may be that one misspelt."""
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{field} is missing"
+    if first["type"] == "extra_forbidden":
+        known = _fields_of(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        return f"{field} is not known; " + (
+            f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        )
+    if first["type"] == "value_error":
+        return f"{field}: {first['ctx']['error']}"
+    return f"{field}: {first['msg']}, got {str(first['input'])[:60]!r}"
+
+
+def _fields_of(place: tuple[int | str, ...]) -> list[str]:
+    table: Any = TrainConfig
+    for name in place:
+        kinds = get_args(table.model_fields[name].annotation) or (table.model_fields[name].annotation,)
+        table = kinds[0]
+    return list(table.model_fields)

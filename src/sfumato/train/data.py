@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +33,23 @@ class PictureSet:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def fingerprint(self) -> str:
+    @cached_property
+    def pictures_hash(self) -> str:
         """Hash the pictures' bytes: 16 hex digits that name caches made from them."""
         digest = hashlib.sha256(str(self.pictures.shape).encode())
         for start in range(0, len(self), 256):
             digest.update(self.pictures[start : start + 256].tobytes())
         return digest.hexdigest()[:16]
+
+    def hashes(self) -> dict[str, str]:
+        """Say what the data set holds, wherever it lies: a hash of each of its parts."""
+        captions = hashlib.sha256(json.dumps([list(row) for row in self.captions]).encode())
+        weights = hashlib.sha256(self.weights.tobytes())
+        return {
+            "pictures": self.pictures_hash,
+            "captions": captions.hexdigest()[:16],
+            "weights": weights.hexdigest()[:16],
+        }
 
 
 def open_pictures(folder: Path) -> PictureSet:
@@ -66,6 +78,10 @@ def open_pictures(folder: Path) -> PictureSet:
             f"{folder}: expected (N,H,W,3) bytes and N captions, got {pictures.shape} "
             f"{pictures.dtype} and {len(captions)} captions"
         )
+    if any(not row or not all(isinstance(text, str) for text in row) for row in captions):
+        raise TrainingError(
+            f'{folder / CAPTIONS}: each line needs a list of captions, "" where there is none'
+        )
     if not len(captions) or not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() == 0:
         raise TrainingError(f"{folder}: needs at least one picture and weights >= 0 with a positive sum")
     return PictureSet(pictures=pictures, captions=captions, weights=weights / weights.sum())
@@ -87,9 +103,37 @@ def _pack_images(folder: Path) -> PictureSet:
     texts = [name.with_suffix(".txt") for name in names]
     return PictureSet(
         pictures=np.stack([np.asarray(p.resize((side, side), Image.Resampling.LANCZOS)) for p in squares]),
-        captions=[(t.read_text("utf-8").strip(),) if t.is_file() else ("",) for t in texts],
+        captions=[(_read_caption(text),) if text.is_file() else ("",) for text in texts],
         weights=np.full(len(names), 1 / len(names)),
     )
+
+
+def _read_caption(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{path} cannot be read as UTF-8 text: {error}; save it as UTF-8") from error
+
+
+def require_sides(data: PictureSet, config: DataConfig, reduction: int) -> None:
+    """Refuse pictures that the autoencoder cannot halve down to its latents, and crops larger than they are.
+
+    Args:
+        data: the pictures.
+        config: crop side.
+        reduction: pixels a latent along each side.
+
+    Raises:
+        TrainingError: a side is no multiple of `reduction`, or the crop does not fit.
+    """
+    height, width = data.pictures.shape[1:3]
+    if config.crop is not None and config.crop > min(height, width):
+        raise TrainingError(
+            f"data.crop={config.crop} is larger than the pictures ({width}x{height}); make it smaller"
+        )
+    for name, side in (("data.crop", config.crop), ("picture width", width), ("picture height", height)):
+        if side is not None and side % reduction:
+            raise TrainingError(f"{name}={side} is not a multiple of {reduction}; change it")
 
 
 def draw_pictures(data: PictureSet, config: DataConfig, rng: np.random.Generator, size: int) -> Tensor:

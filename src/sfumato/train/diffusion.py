@@ -91,11 +91,14 @@ class DiffusionTask:
         return loss, {"mse": float(plain)}
 
     @torch.no_grad()
-    def pictures(self) -> Tensor:
+    def pictures(self) -> Tensor | None:
         """Sample the configured prompts, each on its own fixed noise: (B,3,8H,8W) in [-1, 1]."""
-        chosen = torch.tensor([self.captions.number[prompt] for prompt in self.table.prompts])
+        count = len(self.captions.previews)
+        if not count:
+            return None
+        context = self.text(self.captions.previews).to(self.dtype)  # (B,T,E)
         contexts = Contexts(
-            positive=(Part(context=self._context(chosen)),), negative=self._context(torch.zeros_like(chosen))
+            positive=(Part(context=context),), negative=self._context(torch.zeros(count, dtype=torch.long))
         )
         levels = sd_noise_levels()
 
@@ -106,7 +109,7 @@ class DiffusionTask:
 
         denoise = guide(parameterise(predict, levels, self.table.prediction), contexts, self.table.guidance)
         sigmas = find_schedule("Karras").sigmas(levels, self.table.sample_steps).float()
-        shape = (len(chosen), *self.latents.shape[1:])
+        shape = (count, *self.latents.shape[1:])
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         *_, latents = sample_dpmpp_2m(denoise, noise * sigmas[0], sigmas)
         return self.decode(latents)
@@ -125,17 +128,15 @@ class DiffusionTask:
 
 
 class CaptionTable:
-    """Every distinct caption once, as token ids; which pictures use which."""
+    """Every distinct caption once, as token ids; which pictures use which; the prompts of previews."""
 
-    def __init__(self, data: PictureSet, encode: Encode, further: Iterable[str] = ()) -> None:
+    def __init__(self, data: PictureSet, encode: Encode, previews: Iterable[str] = ()) -> None:
         distinct = {"": 0}
-        for text in further:
-            distinct.setdefault(text, len(distinct))
         for texts in data.captions:
             for text in texts:
                 distinct.setdefault(text, len(distinct))
-        self.number = distinct  # caption -> its row in ids
         self.ids = torch.tensor([list(encode(text)) for text in distinct])  # (K,T)
+        self.previews = torch.tensor([list(encode(text)) for text in previews])  # (B,T)
         self.rows = [np.array([distinct[text] for text in texts]) for texts in data.captions]
         self.weights = data.weights
 
@@ -157,7 +158,7 @@ def cached_latents(network: AutoencoderKL, data: PictureSet, cache: Path, weight
     Returns:
         Scaled latents (N,C,H,W) float32.
     """
-    path = cache / f"latents-{data.fingerprint()}-{weights_hash[:16]}.npy"
+    path = cache / f"latents-{data.pictures_hash}-{weights_hash[:16]}.npy"
     if not path.is_file():
         latents = encode_all(network, data)
         cache.mkdir(parents=True, exist_ok=True)

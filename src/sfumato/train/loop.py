@@ -1,22 +1,27 @@
 """One loop for every method: an iterator of steps, with saves, pictures and a log on the way."""
 
-import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from sfumato.errors import TrainingError
 from sfumato.train import report
 from sfumato.train.config import TrainConfig
-from sfumato.train.state import TrainState
+from sfumato.train.state import Fingerprint, TrainState
 
 STATE = "state.safetensors"
+_SILENT = (  # fields that change no number
+    *("output", "steps", "save_every", "sample_every", "threads", "provenance"),
+    *("diffusion.prompts", "diffusion.guidance", "diffusion.sample_steps"),
+)
 
 
 class Task(Protocol):
@@ -28,8 +33,8 @@ class Task(Protocol):
     def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """Measure one batch; all randomness comes from `rng`."""
 
-    def pictures(self) -> Tensor:
-        """Show what has been learned on fixed inputs: (B,3,H,W) in [-1, 1]."""
+    def pictures(self) -> Tensor | None:
+        """Show what has been learned on fixed inputs: (B,3,H,W) in [-1, 1]; None = nothing to show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,9 @@ class TrainStep:
     saved: bool
 
 
-def train(task: Task, config: TrainConfig, state: TrainState) -> Iterator[TrainStep]:
+def train(
+    task: Task, config: TrainConfig, state: TrainState, save: Callable[[Mapping[str, float]], None]
+) -> Iterator[TrainStep]:
     """Train from the state's step to the configured one; stop iterating to stop training.
 
     Step k draws everything random from a generator seeded by (seed, k), so the result does not depend on how
@@ -51,8 +58,9 @@ def train(task: Task, config: TrainConfig, state: TrainState) -> Iterator[TrainS
 
     Args:
         task: the method.
-        config: the run; writes into `config.output`: state, log.jsonl, loss.png, pictures/.
+        config: the run; writes into `config.output`: log.jsonl, loss.png, pictures/.
         state: where to start.
+        save: keeps the state, where one is due; it is given the parts of the step.
 
     Yields:
         A report after each step.
@@ -61,7 +69,6 @@ def train(task: Task, config: TrainConfig, state: TrainState) -> Iterator[TrainS
         TrainingError: the loss or gradient is not finite. The last save stands.
     """
     config.output.mkdir(parents=True, exist_ok=True)
-    mark = fingerprint(config)
     while state.step < config.steps:
         began = time.perf_counter()
         rng = np.random.default_rng((config.seed, state.step))
@@ -80,10 +87,12 @@ def train(task: Task, config: TrainConfig, state: TrainState) -> Iterator[TrainS
         last = state.step == config.steps
         saved = last or state.step % config.save_every == 0
         if saved:
-            state.save(config.output / STATE, mark)
+            save(parts)
         if last or state.step % config.sample_every == 0:
             with averaged_weights(state):
-                report.write_grid(task.pictures(), config.output / "pictures" / f"{state.step:07d}.png")
+                images = task.pictures()
+            if images is not None:
+                report.write_grid(images, config.output / "pictures" / f"{state.step:07d}.png")
             report.plot_loss(config.output)
         yield TrainStep(step=state.step, steps=config.steps, rate=rate, parts=parts, saved=saved)
 
@@ -101,8 +110,27 @@ class averaged_weights:  # noqa: N801  a context manager reads like a function
         self.state.put(self.state.master)
 
 
-def fingerprint(config: TrainConfig) -> str:
-    """Hash what decides a run's numbers: everything but its length, its folder and how often it reports."""
-    silent = {"output", "steps", "save_every", "sample_every", "threads", "provenance"}
-    fields = json.dumps(config.model_dump(mode="json", exclude=silent), sort_keys=True)
-    return hashlib.sha256(fields.encode()).hexdigest()[:16]
+def fingerprint(config: TrainConfig, inputs: Mapping[str, str]) -> Fingerprint:
+    """Say what decides a run's numbers: its settings and what its files hold, wherever they lie.
+
+    Its folder, its reports and previews do not; nor does its length, where the rate does not depend on it.
+
+    Args:
+        config: the run.
+        inputs: hashes of what it reads, by the field that names it.
+    """
+    fields = {name: value for name, value in _fields(config) if name not in _SILENT}
+    if config.optimiser.decay != "constant":
+        fields["steps"] = config.steps
+    found: Fingerprint = json.loads(json.dumps(fields | dict(inputs)))
+    return found
+
+
+def _fields(table: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """List all fields of all tables but those that are paths."""
+    for name in type(table).model_fields:
+        value = getattr(table, name)
+        if isinstance(value, BaseModel):
+            yield from _fields(value, f"{prefix}{name}.")
+        elif not isinstance(value, Path):
+            yield f"{prefix}{name}", value

@@ -1,7 +1,10 @@
 """What people look at while a model learns: a grid of pictures, a plot of the loss, a log of numbers."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -10,6 +13,7 @@ from torch import Tensor
 from sfumato.train.data import tensor_to_pixels
 
 LOG = "log.jsonl"
+_NOT_PARTS = ("step", "rate", "seconds")
 
 
 def write_grid(images: Tensor, path: Path, columns: int = 8) -> None:
@@ -28,16 +32,35 @@ def write_grid(images: Tensor, path: Path, columns: int = 8) -> None:
 
 def append_log(folder: Path, row: dict[str, float]) -> None:
     """Add one line to the run's log."""
-    with (folder / LOG).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row) + "\n")
+    with (folder / LOG).open("a+b") as stream:
+        if stream.tell() and not _ends_a_line(stream):  # the run was killed while it wrote
+            stream.write(b"\n")
+        stream.write(json.dumps(row).encode() + b"\n")
+
+
+def _ends_a_line(stream: BinaryIO) -> bool:
+    stream.seek(-1, os.SEEK_END)
+    return stream.read() == b"\n"
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """Read the run's log; a step that was run twice (after a resume) counts once, as last written."""
+    """Read the run's log; a step that was run twice (after a resume) counts once, as last written.
+
+    A line that was cut off when the run was killed is passed over.
+    """
     if not (folder / LOG).is_file():
         return []
-    rows = [json.loads(line) for line in (folder / LOG).read_text("utf-8").splitlines()]
+    rows = []
+    for line in (folder / LOG).read_text("utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
     return [row for _, row in sorted({row["step"]: row for row in rows}.items())]
+
+
+def parts_at(folder: Path, step: int) -> dict[str, float]:
+    """Give what was measured at a step, without its rate and time; nothing where the log does not say it."""
+    row = next((row for row in read_log(folder) if row["step"] == step), {})
+    return {name: value for name, value in row.items() if name not in _NOT_PARTS}
 
 
 def plot_loss(folder: Path) -> None:
@@ -47,7 +70,7 @@ def plot_loss(folder: Path) -> None:
     rows = read_log(folder)
     if len(rows) < 2:
         return
-    names = [name for name in rows[0] if name not in {"step", "rate", "seconds"}]
+    names = [name for name in rows[0] if name not in _NOT_PARTS]
     figure = Figure(figsize=(8, 2.2 * len(names)), layout="constrained")
     axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     steps = np.array([row["step"] for row in rows])

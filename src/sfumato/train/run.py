@@ -11,23 +11,26 @@ from torch import Tensor, nn
 
 from sfumato import __version__
 from sfumato.errors import TrainingError
-from sfumato.nn.clip_text import CLIPText, CLIPTextConfig
-from sfumato.nn.unet import UNet, UNetConfig
+from sfumato.nn.clip_text import CLIPText
+from sfumato.nn.unet import UNet
 from sfumato.nn.vae import AutoencoderKL
+from sfumato.pipeline.models import DTYPES, find_checkpoint
 from sfumato.text.tokenizer import END_ID, START_ID, Tokenizer
+from sfumato.train import report
 from sfumato.train.autoencoder import AutoencoderTask, build_autoencoder, encode_all, normalise_latents
 from sfumato.train.config import TrainConfig
-from sfumato.train.data import open_pictures
+from sfumato.train.data import PictureSet, open_pictures, require_sides
 from sfumato.train.diffusion import CaptionTable, DiffusionTask, cached_latents
 from sfumato.train.loop import STATE, Task, TrainStep, fingerprint, train
 from sfumato.train.state import TrainState
 from sfumato.train.text import TextTask, padded_ids
-from sfumato.weights.files import file_sha256, read_header
+from sfumato.weights.files import file_sha256
+from sfumato.weights.folders import weights_sha256
+from sfumato.weights.info import describe
 from sfumato.weights.load import load_networks, load_vae, save_checkpoint
 from sfumato.weights.specs import ModelSpec
 
 MODEL = "model.safetensors"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NORMALISING_PICTURES = 1024
 
 Provenance = Mapping[str, str]
@@ -41,13 +44,15 @@ class Method:
     task: Task
     export: Callable[[Path, Weights, Provenance], None]
     provenance: Provenance  # of what the run started from
+    inputs: Mapping[str, str]  # hashes of what the run reads, by the field that names it
 
 
-def run(config: TrainConfig, *, resume: bool = False) -> Iterator[TrainStep]:
+def run(config: TrainConfig, *, models: Path, resume: bool = False) -> Iterator[TrainStep]:
     """Train as configured and write `model.safetensors` into the output folder at every save.
 
     Args:
         config: the run.
+        models: the folder where names of checkpoints are looked up.
         resume: go on from the folder's saved state; without it a folder that holds one is refused.
 
     Yields:
@@ -65,18 +70,26 @@ def run(config: TrainConfig, *, resume: bool = False) -> Iterator[TrainStep]:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)  # fresh weights only; every later draw comes from (seed, step)
-    method = METHODS[config.method](config)
+    method = METHODS[config.method](config, models)
+    mark = fingerprint(config, method.inputs)
     state = TrainState(method.task.parameters(), config.optimiser, config.ema_decay)
+
+    def export(parts: Mapping[str, float]) -> None:
+        made = dict(method.provenance) | _provenance(config, state.step, parts)
+        method.export(config.output / MODEL, state.averaged(), made)
+
+    def save(parts: Mapping[str, float]) -> None:
+        export(parts)  # first: a run that is killed here does these steps again, and no model is older
+        state.save(state_file, mark)
+
     if resume:
-        state.load(state_file, fingerprint(config))
-    for step in train(method.task, config, state):
-        if step.saved:
-            made = dict(method.provenance) | _provenance(config, state.step, step.parts)
-            method.export(config.output / MODEL, state.averaged(), made)
-        yield step
+        state.load(state_file, mark)
+        if state.step >= config.steps:  # nothing is left to do but to write the result
+            export(report.parts_at(config.output, state.step))
+    yield from train(method.task, config, state, save)
 
 
-def _provenance(config: TrainConfig, step: int, parts: dict[str, float]) -> dict[str, str]:
+def _provenance(config: TrainConfig, step: int, parts: Mapping[str, float]) -> dict[str, str]:
     fields = config.model_dump(mode="json", exclude={"output", "threads", "provenance"})
     return config.provenance | {
         f"{config.method}.config": json.dumps(fields, sort_keys=True),
@@ -86,14 +99,18 @@ def _provenance(config: TrainConfig, step: int, parts: dict[str, float]) -> dict
     }
 
 
-def _autoencoder(config: TrainConfig) -> Method:
+def _autoencoder(config: TrainConfig, models: Path) -> Method:
     assert config.autoencoder is not None
     assert config.data is not None
     table = config.autoencoder
-    network = (
-        load_vae(table.start, device="cpu", dtype=torch.float32) if table.start else build_autoencoder(table)
-    )
+    network, start = build_autoencoder(table), _found(table.start, models)
+    if start:
+        shape = network.config
+        network = load_vae(start, device="cpu", dtype=torch.float32)
+        if replace(network.config, scale_factor=shape.scale_factor) != shape:
+            raise TrainingError(f"{start} holds an autoencoder of another shape: {network.config}")
     data = open_pictures(config.data.folder)
+    require_sides(data, config.data, network.config.reduction)
     _prepare(network, config)
 
     def export(path: Path, weights: Weights, provenance: Provenance) -> None:
@@ -105,13 +122,16 @@ def _autoencoder(config: TrainConfig) -> Method:
         spec = ModelSpec(family=path.parent.name, vae=made.config, native_size=data.pictures.shape[1])
         save_checkpoint(path, spec=spec, vae=made, provenance=provenance)
 
-    return Method(task=AutoencoderTask(config, network, data), export=export, provenance={})
+    task = AutoencoderTask(config, network, data)
+    inputs = _data_hashes(data) | _hashes({"autoencoder.start": start})
+    return Method(task=task, export=export, provenance={}, inputs=inputs)
 
 
-def _text(config: TrainConfig) -> Method:
+def _text(config: TrainConfig, models: Path) -> Method:
     assert config.text is not None
     table = config.text
-    spec, parts = load_networks(table.base, ["vae"], device="cpu", dtype=None)
+    base = find_checkpoint(str(table.base), models)
+    spec, parts = load_networks(base, ["vae"], device="cpu", dtype=None)
     try:
         sentences = table.sentences.read_text("utf-8").splitlines()
         vectors = np.load(table.vectors, mmap_mode="r")
@@ -122,7 +142,7 @@ def _text(config: TrainConfig) -> Method:
             f"{len(sentences)} sentences and vectors of shape {vectors.shape}: expected one row a sentence, "
             f"and at least batch_size={config.batch_size} of them"
         )
-    shape = CLIPTextConfig(width=table.width, layers=table.layers, heads=table.heads)
+    shape = table.network()
     network = CLIPText(shape)
     ids = torch.tensor([_encode(Tokenizer.load(), shape.max_length)(text) for text in sentences])
     _prepare(network, config)
@@ -133,34 +153,35 @@ def _text(config: TrainConfig) -> Method:
         save_checkpoint(path, spec=made, vae=parts["vae"], text=text, provenance=provenance)
 
     task = TextTask(config, network, ids, vectors)
-    return Method(task=task, export=export, provenance=_told(table.base))
+    inputs = {"text.sentences": file_sha256(table.sentences), "text.vectors": file_sha256(table.vectors)}
+    return Method(
+        task=task, export=export, provenance=_told(base), inputs=inputs | _hashes({"text.base": base})
+    )
 
 
-def _diffusion(config: TrainConfig) -> Method:
+def _diffusion(config: TrainConfig, models: Path) -> Method:
     assert config.diffusion is not None
     assert config.data is not None
     table = config.diffusion
-    spec, parts = load_networks(table.base, ["vae", "text"], device="cpu", dtype=torch.float32)
+    base, start = find_checkpoint(str(table.base), models), _found(table.start, models)
+    spec, parts = load_networks(base, ["vae", "text"], device="cpu", dtype=torch.float32)
     vae, text = parts["vae"], parts["text"]
     assert isinstance(vae, AutoencoderKL)
     assert isinstance(text, CLIPText)
-    fields = table.unet.model_dump() | {
-        "in_channels": spec.vae.latent_channels,
-        "out_channels": spec.vae.latent_channels,
-        "context_dim": spec.text.width,
-    }
-    shape = UNetConfig(**fields)
+    shape = table.unet.network(latent_channels=spec.vae.latent_channels, context_dim=spec.text.width)
     unet: nn.Module = UNet(shape)
-    if table.start:
-        started, networks = load_networks(table.start, ["unet"], device="cpu", dtype=torch.float32)
+    if start:
+        started, networks = load_networks(start, ["unet"], device="cpu", dtype=torch.float32)
         unet = networks["unet"]
         if started.unet != shape:
-            raise TrainingError(f"{table.start} holds a U-Net of another shape: {started.unet}")
+            raise TrainingError(f"{start} holds a U-Net of another shape: {started.unet}")
     assert isinstance(unet, UNet)
     data = open_pictures(config.data.folder)
+    require_sides(data, config.data, vae.config.reduction)
     captions = CaptionTable(data, _encode(Tokenizer.load(), spec.text.max_length), table.prompts)
     vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
-    latents = cached_latents(vae, data, config.output / "cache", file_sha256(table.base))
+    inputs = _data_hashes(data) | _hashes({"diffusion.base": base, "diffusion.start": start})
+    latents = cached_latents(vae, data, config.output / "cache", inputs["diffusion.base"])
     _prepare(unet, config)
     made = replace(spec, family=config.output.name, unet=shape, prediction=table.prediction)
 
@@ -179,7 +200,19 @@ def _diffusion(config: TrainConfig) -> Method:
         return vae.decode(images / vae.config.scale_factor)
 
     task = DiffusionTask(config, unet, text, latents, captions, show)
-    return Method(task=task, export=export, provenance=_told(table.base))
+    return Method(task=task, export=export, provenance=_told(base), inputs=inputs)
+
+
+def _found(given: Path | None, models: Path) -> Path | None:
+    return None if given is None else find_checkpoint(str(given), models)
+
+
+def _hashes(checkpoints: Mapping[str, Path | None]) -> dict[str, str]:
+    return {name: weights_sha256(path)[:16] for name, path in checkpoints.items() if path is not None}
+
+
+def _data_hashes(data: PictureSet) -> dict[str, str]:
+    return {f"data.{name}": value for name, value in data.hashes().items()}
 
 
 def _of(network: str, weights: Weights) -> dict[str, Tensor]:
@@ -188,8 +221,8 @@ def _of(network: str, weights: Weights) -> dict[str, Tensor]:
 
 
 def _told(path: Path) -> Provenance:
-    """Read what a file of ours says of its making, to be carried on."""
-    told = json.loads(read_header(path).metadata.get("sfumato", "{}")).get("provenance", {})
+    """Read what a checkpoint of ours says of its making, to be carried on."""
+    told = json.loads(describe(path).metadata.get("sfumato", "{}")).get("provenance", {})
     return {str(name): str(value) for name, value in told.items()}
 
 
@@ -203,7 +236,7 @@ def _encode(tokenizer: Tokenizer, length: int) -> Callable[[str], list[int]]:
     return lambda text: padded_ids(tokenizer.encode(text), length, START_ID, END_ID)
 
 
-METHODS: Mapping[str, Callable[[TrainConfig], Method]] = {
+METHODS: Mapping[str, Callable[[TrainConfig, Path], Method]] = {
     "autoencoder": _autoencoder,
     "text": _text,
     "diffusion": _diffusion,

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from sfumato.errors import TrainingError
 from sfumato.train.config import OptimiserConfig
 from sfumato.weights import files
+
+Fingerprint = dict[str, Any]  # what decides a run's numbers, by the field's name, as JSON has it
 
 MUON_MOMENTUM = 0.95
 _MASTER, _AVERAGE, _FIRST, _SECOND = "master", "average", "first_moment", "second_moment"
@@ -111,8 +114,13 @@ class TrainState:
         """Give the averaged float32 weights by name."""
         return dict(zip(self.names, self.average, strict=True))
 
-    def save(self, path: Path, fingerprint: str) -> None:
-        """Write the whole state to one safetensors file, complete or not at all."""
+    def save(self, path: Path, fingerprint: Fingerprint) -> None:
+        """Write the whole state to one safetensors file, complete or not at all.
+
+        Args:
+            path: the file.
+            fingerprint: of the run, from `loop.fingerprint`.
+        """
         tensors: dict[str, Tensor] = {}
         for index, name in enumerate(self.names):
             moments = self.optimiser.state[self.master[index]]
@@ -122,22 +130,27 @@ class TrainState:
                 tensors[f"{_FIRST}.{name}"] = moments["exp_avg"]
             if "exp_avg_sq" in moments:
                 tensors[f"{_SECOND}.{name}"] = moments["exp_avg_sq"]
-        header = {"training_state": json.dumps({"step": self.step, "config": fingerprint})}
+        header = {"training_state": json.dumps({"step": self.step, "run": fingerprint})}
         files.write_safetensors(path, tensors, header)
 
     @torch.no_grad()
-    def load(self, path: Path, fingerprint: str) -> None:
+    def load(self, path: Path, fingerprint: Fingerprint) -> None:
         """Go back to a saved state.
 
+        Args:
+            path: the file.
+            fingerprint: of the run that goes on.
+
         Raises:
-            TrainingError: the state belongs to another configuration or other data, or to other networks.
+            TrainingError: the state belongs to another configuration, other data or other networks; what
+                differs is named.
         """
         header = files.read_header(path)
         saved = json.loads(header.metadata.get("training_state", "{}"))
-        if saved.get("config") != fingerprint:
+        if changes := _changes(saved.get("run", {}), fingerprint):
             raise TrainingError(
-                f"{path} was made by another configuration ({saved.get('config')}, now {fingerprint}); "
-                "start anew or restore the configuration"
+                f"{path} was made by another run: {'; '.join(changes)}; restore that, or choose "
+                "another output folder"
             )
         tensors = files.read_safetensors(path)
         wanted = {f"{_MASTER}.{name}" for name in self.names}
@@ -158,6 +171,15 @@ class TrainState:
             if found:
                 self.optimiser.state[self.master[index]] = found
         self.put(self.master)
+
+
+def _changes(before: Fingerprint, now: Fingerprint) -> list[str]:
+    """Name what differs between two runs, one phrase each."""
+    names = [name for name in before | now if before.get(name) != now.get(name)]
+    return [
+        f"{name} was {before.get(name, 'not set')!s:.60}, is {now.get(name, 'not set')!s:.60}"
+        for name in names
+    ]
 
 
 def is_matrix(name: str, tensor: Tensor) -> bool:

@@ -7,6 +7,7 @@ text_encoder/  config.json, model.safetensors
 scheduler/     scheduler_config.json
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 
 from sfumato.errors import UnknownModelError, UnsafeFileError, WeightsError
 from sfumato.weights.detect import SELF, Detection, described_spec
+from sfumato.weights.files import file_sha256
 from sfumato.weights.folder_configs import read_scheduler, read_text, read_unet, read_vae
 from sfumato.weights.header import read_header
 from sfumato.weights.layouts import Part, table_of
@@ -175,6 +177,20 @@ def weight_files_of(path: Path) -> list[Path]:
     if not (path / "model_index.json").is_file():
         return _weight_files(path, SUBFOLDERS["vae"][1])
     return [file for subfolder, stem in SUBFOLDERS.values() for file in _weight_files(path / subfolder, stem)]
+
+
+def weights_sha256(path: Path) -> str:
+    """Give one SHA-256 of all weights at a path, a file or a folder: 64 hexadecimal digits.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        UnsafeFileError: a part of the folder has pickled weights only.
+        WeightsError: a part of the folder has none, or a file cannot be read.
+    """
+    if not path.is_dir():
+        return file_sha256(path)
+    hashes = "".join(file_sha256(file) for file in weight_files_of(path))
+    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
 def _parts(folder: Path, stem: str, network: str, spec: ModelSpec) -> list[Part]:
