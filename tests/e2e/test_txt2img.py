@@ -14,7 +14,7 @@ from PIL import Image
 
 from sfumato.cli import run
 from sfumato.pipeline import images, metadata
-from sfumato.types import Canvas, ModelChoice, Prompt, Request, Sampling
+from sfumato.types import Canvas, ModelChoice, Prompt, Request, Sampling, Solver
 
 
 @pytest.fixture(autouse=True)
