@@ -17,6 +17,7 @@ import typer
 
 from sfumato import __version__, cli_files
 from sfumato.cli_options import Options, with_request, with_settings
+from sfumato.cli_upscale import upscale
 from sfumato.errors import RequestError, SfumatoError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, help="The models folder: what is in it, and what goes in.")
 app.add_typer(models_app, name="models")
 cli_files.add_commands(app)
+app.command()(upscale)
 
 STOPPED = 130  # exit code after Ctrl-C
 ModelName = Annotated[str, typer.Argument(help="A name from the models folder, or a path.", metavar="NAME")]

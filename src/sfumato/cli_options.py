@@ -277,9 +277,14 @@ def _part_type(part: str) -> Any:
 
 
 def _sides(size: str, given: Mapping[str, Any]) -> tuple[int, int]:
-    width, _, height = size.lower().replace("×", "x").partition("x")
     if given["canvas.width"] is not None or given["canvas.height"] is not None:
         raise RequestError(f"--size {size} beside --width or --height; give one or the other")
+    return parse_size(size)
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """Width and height of a text like 512x768. Raises RequestError: of another form."""
+    width, _, height = size.lower().replace("×", "x").partition("x")
     if not (width.isdecimal() and height.isdecimal() and len(size) < 20):
         raise RequestError(f"--size {size[:40]!r} is not of the form 512x768")
     return int(width), int(height)

@@ -69,18 +69,21 @@ def check_folder(folder: Path) -> None:
         raise OutputError(f"{folder}: no permission to write here; choose another folder with --output")
 
 
-def save(image: Image.Image, folder: Path, label: str, infotext: str, file_format: str = "png") -> Path:
+def save(
+    image: Image.Image, folder: Path, label: str, infotext: str, file_format: str = "png", extras: str = ""
+) -> Path:
     """Write `image` as the next number of `folder`: `00001-LABEL.png`. The label is the seed, or `grid`.
 
     The folder is made if it is missing. The file appears under its name complete or not at all and replaces
-    no other, even when several processes write into one folder. Raises OutputError: disk full, folder
-    unwritable.
+    no other, even when several processes write into one folder. `extras` says what was done to a finished
+    picture: a text of its own in a PNG; in a JPEG or WebP it stands only where there is no infotext. Raises
+    OutputError: disk full, folder unwritable.
     """
     suffix = file_format
     safe = re.sub(r"[^\w-]", "_", label)[:64]
 
     def encode(file: BinaryIO) -> None:
-        _encode(image, file, infotext, file_format)
+        _encode(image, file, infotext, file_format, extras)
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -161,15 +164,18 @@ def grid(images: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _encode(image: Image.Image, file: BinaryIO, infotext: str, file_format: str) -> None:
+def _encode(image: Image.Image, file: BinaryIO, infotext: str, file_format: str, extras: str) -> None:
     pillow_format = _SUFFIXES[file_format][0]
     if pillow_format == "PNG":
         text = PngInfo()
         if infotext:
             text.add_text("parameters", infotext)
+        if extras:
+            text.add_text("extras", extras)
         image.save(file, format="PNG", pnginfo=text)
         return
     exif = Image.Exif()
+    infotext = infotext or extras
     if infotext:
         exif.endian = ">"  # the comment is big-endian for every reader only if the block is
         exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = _UNICODE + infotext.encode("utf-16-be")

@@ -21,7 +21,8 @@ MULTIPLE = 8  # sides made by a factor are rounded down to this
 
 def scaled_size(width: int, height: int, factor: float) -> tuple[int, int]:
     """The size a factor leads to: each side rounded down to a multiple of 8, at least 8."""
-    sides = (int(side * factor) // MULTIPLE * MULTIPLE for side in (width, height))
+    exact = (side * factor + 1e-6 for side in (width, height))  # 1000 / 3 times 3 is 1000
+    sides = (int(side) // MULTIPLE * MULTIPLE for side in exact)
     wide, high = (max(MULTIPLE, side) for side in sides)
     return wide, high
 
@@ -70,6 +71,13 @@ def upscale_image(
     if alpha is not None:
         colours.putalpha(alpha.resize((width, height), Resampling.LANCZOS))
     yield colours
+
+
+def tiles_needed(size: tuple[int, int], target: tuple[int, int], upscaler: Upscaler) -> int:
+    """How many steps `upscale_image` will take for a picture of this size."""
+    if upscaler.network is None:
+        return 0
+    return sum(tile_count(*given) for given in _passes(size, target, upscaler.network.scale))
 
 
 def _passes(size: tuple[int, int], target: tuple[int, int], scale: int) -> list[tuple[int, int]]:

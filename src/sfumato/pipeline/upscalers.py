@@ -106,6 +106,33 @@ def find_upscaler(name: str, folder: Path, *, paths: bool = True) -> UpscalerFil
     )
 
 
+class UpscalerShelf:
+    """Loads upscalers by name and keeps those used last, so that the next picture finds them ready."""
+
+    KEPT = 2
+
+    def __init__(
+        self, folder: Path, *, device: torch.device, dtype: torch.dtype | None = None, paths: bool = True
+    ) -> None:
+        """Load nothing yet; for the arguments see `load`."""
+        self.folder, self.device, self.dtype, self.paths = folder, device, dtype, paths
+        self._kept: dict[str, Upscaler] = {}
+
+    def load(self, name: str) -> Upscaler:
+        """Give the upscaler of that name. Raises ModelNotFoundError, WeightsError: see `load`."""
+        upscaler = self._kept.pop(name, None) or load(
+            name, self.folder, device=self.device, dtype=self.dtype, paths=self.paths
+        )
+        self._kept[name] = upscaler
+        while len(self._kept) > self.KEPT:
+            del self._kept[next(iter(self._kept))]
+        return upscaler
+
+    def clear(self) -> None:
+        """Let go of all."""
+        self._kept.clear()
+
+
 def load(
     name: str, folder: Path, *, device: torch.device, dtype: torch.dtype | None = None, paths: bool = True
 ) -> Upscaler:
