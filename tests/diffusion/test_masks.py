@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from sfumato.diffusion.masks import (
     keep_outside,
     middle_mean,
 )
-from sfumato.diffusion.samplers import sample_dpmpp_2m, sample_euler
+from sfumato.diffusion.samplers_dpm import sample_dpmpp_2m
+from sfumato.diffusion.samplers_k import sample_lms
 from sfumato.types import SoftInpainting
 
 SHAPE = (2, 4, 6, 8)
@@ -34,7 +37,7 @@ def towards_zero(x: Tensor, sigma: Tensor) -> Tensor:
 SOFT = SoftInpainting(enabled=True)
 
 
-@pytest.mark.parametrize("sampler", [sample_euler, sample_dpmpp_2m])
+@pytest.mark.parametrize("sampler", [sample_dpmpp_2m, partial(sample_lms, order=1)])
 @pytest.mark.parametrize("soft", [None, SOFT])
 def test_a_walk_ends_in_the_original_outside_and_is_free_inside(sampler, soft) -> None:  # type: ignore[no-untyped-def]
     original, noise, changes = normal(0), normal(1), half()

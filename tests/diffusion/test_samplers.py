@@ -1,15 +1,17 @@
 import math
+from dataclasses import fields
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sfumato.diffusion import samplers
 from sfumato.diffusion.denoisers import Watched
 from sfumato.diffusion.noise import ImageNoise, image_seeds, noise_sampler
-from sfumato.diffusion.samplers import SAMPLERS, adams_bashforth, resolve
+from sfumato.diffusion.samplers import SAMPLERS, resolve, trajectory
+from sfumato.diffusion.samplers_k import adams_bashforth, sample_lms
 from sfumato.diffusion.schedules import SCHEDULES, sd_noise_levels
 from sfumato.errors import RequestError
+from sfumato.types import Solver
 
 SHAPE = (4, 6, 5)
 STD = 0.5  # of the data in the closed form: N(0, STD^2) in each element, independent
@@ -27,12 +29,25 @@ def crooked(x, sigma):
     return x / (1 + s * s + x * x) + 0.1 / (1 + s)
 
 
-def run(spec, denoise, seeds, steps, eta=None):
+def levels_of(spec, steps, **options):
+    return trajectory(spec, SCHEDULES[spec.default_schedule], LEVELS, steps, **options)
+
+
+def run(spec, denoise, seeds, steps, **options):
     noise = ImageNoise(seeds, SHAPE, "philox")
-    schedule = SCHEDULES[spec.default_schedule]
-    sigmas = schedule.sigmas(LEVELS, steps, discard_penultimate=spec.discards_penultimate)
-    x = noise.draw() * spec.start_scale(float(sigmas[0]))
-    return list(spec.sample(denoise, x, sigmas, noise_sampler(spec.noise, noise), eta))
+    sigmas = levels_of(spec, steps)
+    x = spec.start(noise.draw(), sigmas)
+    return list(spec.sample(denoise, x, sigmas, noise_sampler(spec.noise, noise), Solver(**options)))
+
+
+def walk(spec, denoise, x, levels, noise, **options):
+    """Run a sampler between given levels, latents in and out as clean + sigma noise."""
+    if not spec.blends_before:
+        return list(spec.sample(denoise, x, levels, noise, Solver(**options)))
+    scales = (levels**2 + 1).sqrt().to(x.dtype)
+    sigmas = torch.cat([levels[:1], levels])
+    out = spec.sample(denoise, x / scales[0], sigmas, noise, Solver(**options))
+    return [latents * scale for latents, scale in zip(out, scales[1:], strict=True)]
 
 
 def geometric(top, bottom, steps):
@@ -61,20 +76,20 @@ def test_the_error_against_the_closed_form_falls_with_the_samplers_order(name):
     exact = x * math.sqrt((STD**2 + 0.2**2) / (STD**2 + 2**2))
 
     def error(steps):
-        *_, out = SAMPLERS[name].sample(gaussian, x, geometric(2, 0.2, steps), no_noise, eta=0.0)
+        *_, out = walk(SAMPLERS[name], gaussian, x, geometric(2, 0.2, steps), no_noise, eta=0.0)
         return float((out - exact).abs().max())
 
     # Twice the steps: the error falls by 2^order; higher terms are worth 0.05 of an order at 800 steps.
     assert math.log2(error(800) / error(1600)) == pytest.approx(ORDERS[name], abs=0.1)
 
 
-@pytest.mark.parametrize("name", [name for name, spec in SAMPLERS.items() if spec.noise != "none"])
+@pytest.mark.parametrize("name", [name for name, spec in SAMPLERS.items() if spec.eta is not None])
 def test_a_stochastic_sampler_keeps_the_law_of_the_data(name):
     noise = ImageNoise([3], (4, 60, 60), "philox")
     levels = geometric(10, 0.01, 100)
     x = noise.draw().double() * math.sqrt(STD**2 + 10**2)
     spec = SAMPLERS[name]
-    *_, out = spec.sample(gaussian, x, levels, noise_sampler(spec.noise, noise), eta=1.0)
+    *_, out = walk(spec, gaussian, x, levels, noise_sampler(spec.noise, noise), eta=1.0)
     # Five standard errors of the spread of 14,400 numbers are 3 %; a hundred first-order steps shrink it by
     # 3.3 % more (measured on 10^6 numbers), of second order by less than 0.2 %.
     tolerance = 0.065 if ORDERS[name] == 1 else 0.032
@@ -83,16 +98,18 @@ def test_a_stochastic_sampler_keeps_the_law_of_the_data(name):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("steps", [1, 2, 3, 10])
-def test_a_sampler_yields_once_a_step_and_ends_on_clean_latents(name, steps):
+@pytest.mark.parametrize("strength", [None, 0.05, 0.6])
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 30])
+def test_a_sampler_yields_and_calls_as_often_as_it_says(name, steps, strength):
     spec = SAMPLERS[name]
+    sigmas = levels_of(spec, steps, strength=strength)
     watched = Watched(crooked)
-    out = run(spec, watched, [1, 2], steps)
-    assert len(out) == steps
+    noise = ImageNoise([1, 2], SHAPE, "philox")
+    x = spec.start(noise.draw(), sigmas, None if strength is None else torch.ones(2, *SHAPE))
+    out = list(spec.sample(watched, x, sigmas, noise_sampler(spec.noise, noise)))
+    assert len(out) == spec.steps(sigmas) >= 1
     assert all(x.shape == (2, *SHAPE) and x.dtype == torch.float32 and x.isfinite().all() for x in out)
-    assert watched.calls == spec.calls_per_step * (steps - 1) + 1
-    if name != "LMS" or steps == 1:  # LMS mixes in older slopes
-        torch.testing.assert_close(out[-1], watched.clean, rtol=1e-5, atol=1e-5)
+    assert watched.calls == spec.calls(sigmas)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -108,8 +125,8 @@ def test_who_stops_iterating_stops_the_denoiser(name):
     spec = SAMPLERS[name]
     watched = Watched(crooked)
     noise = ImageNoise([1], SHAPE, "philox")
-    sigmas = SCHEDULES["Karras"].sigmas(LEVELS, 20)
-    steps = spec.sample(watched, noise.draw() * 14, sigmas, noise_sampler(spec.noise, noise))
+    sigmas = levels_of(spec, 20)
+    steps = spec.sample(watched, spec.start(noise.draw(), sigmas), sigmas, noise_sampler(spec.noise, noise))
     assert watched.calls == 0
     for _ in range(3):
         next(steps)
@@ -139,7 +156,7 @@ def test_no_step_waits_for_a_value(name):
     x, z = torch.ones(1, *SHAPE), torch.zeros(1, *SHAPE)
     steps = spec.sample(crooked, x, geometric(10, 1, 6), lambda sigma, sigma_next: z)
     with NoWaiting():
-        assert sum(1 for _ in steps) == 6
+        assert sum(1 for _ in steps) > 4
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -154,7 +171,8 @@ def test_every_row_names_a_schedule_and_is_kept_under_its_name(name):
     spec = SAMPLERS[name]
     assert spec.name == name
     assert spec.default_schedule in SCHEDULES
-    assert (spec.eta is None) == (spec.noise == "none")
+    assert (spec.eta is None) == ("eta" not in spec.takes)
+    assert set(spec.takes) <= {field.name for field in fields(Solver)}
 
 
 def test_no_name_is_taken_twice():
@@ -162,9 +180,58 @@ def test_no_name_is_taken_twice():
     assert len(set(names)) == len(names)
 
 
-def test_ddim_starts_from_latents_that_are_all_noise():
-    assert SAMPLERS["DDIM"].start_scale(3.0) == pytest.approx(math.sqrt(10))
-    assert SAMPLERS["Euler"].start_scale(3.0) == 3.0
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_start_is_the_picture_and_noise_as_the_sampler_scales_them(name):
+    spec, sigmas = SAMPLERS[name], torch.tensor([3.0, 3.0, 1.0, 0.0])
+    noise, clean = torch.randn(1, *SHAPE), torch.randn(1, *SHAPE)
+    if spec.blends_before:  # sqrt(alpha_bar) clean + sqrt(1 - alpha_bar) noise, and all noise
+        assert torch.equal(spec.start(noise, sigmas), noise)
+        expected = math.sqrt(0.1) * clean + math.sqrt(0.9) * noise
+    else:
+        assert torch.equal(spec.start(noise, sigmas), 3 * noise)
+        expected = clean + 3 * noise
+    torch.testing.assert_close(spec.start(noise, sigmas, clean), expected)
+    assert torch.equal(spec.start(noise, torch.zeros(1), clean), clean)
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "exact", "taken"),
+    [
+        (20, None, False, 20),
+        (20, 0.75, False, 16),
+        (20, 0.5, False, 11),
+        (20, 1, False, 20),
+        (20, 0, False, 1),
+    ]
+    + [(20, d, True, 20) for d in (1, 0.75, 0.5, 0.01)]
+    + [(20, 0, True, 0)],
+)
+def test_image_to_image_takes_the_published_number_of_steps(steps, strength, exact, taken):
+    spec = SAMPLERS["Euler"]
+    sigmas = trajectory(spec, SCHEDULES["Karras"], LEVELS, steps, strength=strength, exact=exact)
+    assert spec.steps(sigmas) == taken
+    if taken:
+        total = steps if not exact else int(steps / min(strength, 0.999))
+        assert torch.equal(sigmas, SCHEDULES["Karras"].sigmas(LEVELS, total)[-taken - 1 :])
+    else:
+        assert sigmas.tolist() == [0]
+
+
+@pytest.mark.parametrize(("steps", "calls"), [(20, 19), (30, 30), (1, 1), (2, 1), (1000, 998)])
+def test_ddim_goes_between_its_timesteps(steps, calls):
+    sigmas = levels_of(SAMPLERS["DDIM"], steps)
+    assert SAMPLERS["DDIM"].calls(sigmas) == calls
+    timesteps = LEVELS.timestep(sigmas)
+    assert timesteps[0] == 999
+    if steps > 1:
+        expected = torch.arange(1, 1000, 1000 // steps).double().flip(0)
+        torch.testing.assert_close(timesteps[1:], expected, rtol=0, atol=1e-9)
+
+
+def test_ddim_starts_image_to_image_one_timestep_above_its_first():
+    timesteps = LEVELS.timestep(levels_of(SAMPLERS["DDIM"], 20, strength=0.75))
+    expected = torch.tensor([751, *range(701, 0, -50)]).double()
+    torch.testing.assert_close(timesteps, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("points", [[3.0], [3.0, 5.0], [3.0, 5.0, 6.0], [3.0, 5.0, 6.0, 8.5]])
@@ -185,7 +252,7 @@ def test_lms_is_exact_on_a_cubic_slope_once_it_has_four():
     def integral(s):
         return s - s**2 / 2 + 2 * s**3 / 3 - 3 * s**4 / 4
 
-    out = list(samplers.sample_lms(cubic, torch.zeros(1, 1, 1, 1).double(), sigmas))
+    out = list(sample_lms(cubic, torch.zeros(1, 1, 1, 1).double(), sigmas))
     for i in range(4, 9):
         step = float(out[i] - out[i - 1])
         assert step == pytest.approx(float(integral(sigmas[i + 1]) - integral(sigmas[i])), rel=1e-9)
@@ -197,14 +264,15 @@ def test_a_sampler_is_found_by_each_of_its_names_and_brings_its_schedule(name):
     for known in (name, name.upper(), f" {name.lower()} ", *spec.aliases):
         assert resolve(known) == (spec, SCHEDULES[spec.default_schedule])
         assert resolve(known, "automatic")[0] is spec
-        assert resolve(known, "exponential") == (spec, SCHEDULES["Exponential"])
+        row = SCHEDULES["Automatic" if spec.own_levels else "Exponential"]
+        assert resolve(known, "exponential") == (spec, row)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_an_old_name_carries_its_schedule(name, schedule):
-    row = SCHEDULES[schedule]
-    for suffix in (schedule, schedule.lower(), *row.aliases):
+    row = resolve(name, schedule)[1]
+    for suffix in (schedule, schedule.lower(), *SCHEDULES[schedule].aliases):
         assert resolve(f"{name} {suffix}") == (SAMPLERS[name], row)
         assert resolve(f"{name} {suffix}", schedule) == (SAMPLERS[name], row)
 

@@ -8,9 +8,11 @@ import torch
 from sfumato.diffusion import schedules
 from sfumato.diffusion.schedules import SCHEDULES, NoiseLevels, find_schedule, sd_noise_levels
 from sfumato.errors import RequestError
+from sfumato.types import Levels
 
 SD = sd_noise_levels()
 GOLDEN = {
+    "Automatic": "14.61464 4.08608 1.61558 0.69515 0.02917 0",
     "Uniform": "14.61464 4.08608 1.61558 0.69515 0.02917 0",
     "Normal": "14.61464 4.08608 1.61558 0.69515 0.02917 0",
     "Karras": "14.61464 4.79653 1.27410 0.24795 0.02917 0",
@@ -46,7 +48,7 @@ def test_the_range_of_stable_diffusion():
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_sigmas_fall_strictly_and_are_one_more_than_the_steps(name, steps, levels):
     sigmas = SCHEDULES[name].sigmas(levels, steps)
-    assert sigmas.shape == (steps + 1,)
+    assert len(sigmas) == steps + 1 or name == "DDIM"
     assert sigmas.dtype == torch.float64
     assert sigmas.isfinite().all()
     assert (sigmas.diff() < 0).all()
@@ -64,9 +66,45 @@ def test_discarding_the_penultimate_sigma_keeps_the_number_of_steps(name, steps)
 
 
 @pytest.mark.parametrize(("steps", "discard"), [(0, False), (1001, False), (1000, True)])
-def test_more_steps_than_levels_are_refused(steps, discard):
+def test_a_schedule_of_trained_levels_refuses_more_steps_than_there_are(steps, discard):
     with pytest.raises(RequestError, match=f"steps={steps} is outside 1 to {1000 - discard}"):
-        SCHEDULES["Karras"].sigmas(SD, steps, discard_penultimate=discard)
+        SCHEDULES["Simple"].sigmas(SD, steps, discard_penultimate=discard)
+    if steps:
+        assert len(SCHEDULES["Karras"].sigmas(SD, steps, discard_penultimate=discard)) == steps + 1
+
+
+RANGED = ("Karras", "Exponential", "Polyexponential", "SGM Uniform", "KL Optimal", "Normal", "Beta")
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_range_counts_where_the_schedule_has_one(name):
+    options = Levels(sigma_min=0.1, sigma_max=10)
+    sigmas = SCHEDULES[name].sigmas(SD, 20, options)
+    if name not in RANGED:
+        assert torch.equal(sigmas, SCHEDULES[name].sigmas(SD, 20))
+        return
+    assert float(sigmas[0]) == pytest.approx(10)
+    lowest = float(sigmas[sigmas > 0][-1])
+    assert lowest > 0.1 if name == "SGM Uniform" else lowest == pytest.approx(0.1)
+
+
+def test_a_range_turned_around_is_refused():
+    with pytest.raises(RequestError, match=r"sigma_min=20 is not below the highest noise level, 14\.6146"):
+        SCHEDULES["Karras"].sigmas(SD, 5, Levels(sigma_min=20))
+
+
+def test_rho_bends_karras_and_polyexponential():
+    top, bottom, ramp = SD.sigma_max, SD.sigma_min, torch.linspace(0, 1, 5, dtype=torch.float64)
+    karras = SCHEDULES["Karras"].sigmas(SD, 5, Levels(rho=3))[:-1]
+    straight = karras ** (1 / 3)  # equal steps in sigma^(1/rho)
+    torch.testing.assert_close(straight.diff(), straight.diff().mean().expand(4))
+    bent = SCHEDULES["Polyexponential"].sigmas(SD, 5, Levels(rho=2))[:-1]
+    torch.testing.assert_close(bent, bottom * (top / bottom) ** ((1 - ramp) ** 2))
+
+
+def test_options_that_press_steps_together_are_refused():
+    with pytest.raises(RequestError, match="Beta puts several of 50 steps on one noise level"):
+        SCHEDULES["Beta"].sigmas(SD, 50, Levels(beta_alpha=0.01, beta_beta=0.01))
 
 
 def test_a_trained_sigma_has_its_own_timestep_and_back():
@@ -105,18 +143,19 @@ def test_twenty_steps_of_ddim_visit_every_fiftieth_level_from_one():
     assert schedules.ddim_timesteps(1000, 20) == list(range(1, 1000, 50))
 
 
-@pytest.mark.parametrize("steps", [1, 2, 30, 333, 501, 1000])
-def test_ddim_visits_as_many_levels_as_steps(steps):
+@pytest.mark.parametrize(("steps", "found"), [(1, 1), (2, 2), (20, 20), (30, 31), (333, 333), (501, 999)])
+def test_ddim_visits_at_least_as_many_levels_as_steps(steps, found):
     timesteps = schedules.ddim_timesteps(1000, steps)
-    assert len(set(timesteps)) == steps
-    assert 0 <= min(timesteps) <= max(timesteps) <= 999
+    assert len(set(timesteps)) == len(timesteps) == found
+    assert 1 <= min(timesteps) <= max(timesteps) <= 999
 
 
-@pytest.mark.parametrize("a", [0.3, 0.6, 1.0])
-def test_beta_quantiles_equal_scipys(a):
+@pytest.mark.parametrize("a", [0.05, 0.3, 0.6, 1.0, 2.5, 10])
+@pytest.mark.parametrize("b", [0.05, 0.6, 1.7, 10])
+def test_beta_quantiles_equal_scipys(a, b):
     p = np.linspace(0, 1, 201)
     np.testing.assert_allclose(
-        schedules.symmetric_beta_quantile(p, a), scipy.stats.beta.ppf(p, a, a), rtol=0, atol=1e-9
+        schedules.beta_quantile(p, a, b), scipy.stats.beta.ppf(p, a, b), rtol=0, atol=1e-9
     )
 
 
@@ -136,4 +175,4 @@ def test_levels_of_another_training_work_too():
     assert len(levels) == 64
     assert levels.sigma_max == pytest.approx(math.sqrt(99))
     for spec in SCHEDULES.values():
-        assert spec.sigmas(levels, 10).shape == (11,)
+        assert len(spec.sigmas(levels, 16)) == 17

@@ -7,7 +7,7 @@ Shape letters: B pictures, C latent channels, H W latent size.
 """
 
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec, Protocol
 
 from torch import Tensor
 
@@ -16,6 +16,16 @@ from sfumato.diffusion.schedules import NoiseLevels
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """x (B,C,H,W) = clean + sigma noise, sigma (B,) > 0 -> the expected clean latents (B,C,H,W)."""
+
+
+class PairDenoiser(Protocol):
+    """A `Denoiser` that also keeps what the negative prompt alone gave in its last call."""
+
+    @property
+    def uncond(self) -> Tensor | None: ...  # (B,C,H,W); None = not known  # noqa: D102
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor: ...  # noqa: D102
+
 
 Told = ParamSpec("Told")  # whatever else a network is told: its context, its control
 
@@ -57,9 +67,9 @@ def parameterise(
 class Watched:
     """A denoiser that counts its calls and keeps its last answer, for previews and progress."""
 
-    def __init__(self, denoise: Denoiser) -> None:
-        """Wrap `denoise`; nothing was asked yet."""
-        self.denoise = denoise
+    def __init__(self, denoise: Denoiser, guided: PairDenoiser | None = None) -> None:
+        """Wrap `denoise`; nothing was asked yet. `guided`: the one inside it that keeps `uncond`."""
+        self.denoise, self._guided = denoise, guided
         self.calls = 0
         self.clean: Tensor | None = None  # (B,C,H,W)
 
@@ -68,3 +78,8 @@ class Watched:
         self.clean = self.denoise(x, sigma)
         self.calls += 1
         return self.clean
+
+    @property
+    def uncond(self) -> Tensor | None:
+        """What the negative prompt alone gave in the last call (B,C,H,W); None where nobody keeps it."""
+        return None if self._guided is None else self._guided.uncond

@@ -5,12 +5,9 @@ Shape letters: B pictures, C latent channels, H W latent size, T tokens (77 per 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 import torch
 from torch import Tensor
-
-from sfumato.diffusion.denoisers import Denoiser
 
 ContextDenoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 """x (B,C,H,W), sigma (B,), context (B,T,E) -> clean latents (B,C,H,W)."""
@@ -52,8 +49,15 @@ def needs_negative(scale: float, weights: Sequence[float] = (1.0,)) -> bool:
 
 
 def guide(
-    denoise: ContextDenoiser, contexts: Contexts | ContextsAt, scale: float, rescale: float = 0.0
-) -> Denoiser:
+    denoise: ContextDenoiser,
+    contexts: Contexts | ContextsAt,
+    scale: float,
+    rescale: float = 0.0,
+    *,
+    negative_min_sigma: float = 0.0,
+    skip_early: int = 0,
+    keep_uncond: bool = False,
+) -> "Guided":
     """Give the denoiser uncond + s · sum_i w_i (cond_i - uncond), for one sampling run.
 
     All prompts go through the network in one batch; those of another length T are run apart. Parts joined by
@@ -68,31 +72,93 @@ def guide(
 
     Source: Ho & Salimans 2022 (arXiv:2207.12598); parts: Liu et al. 2022 (arXiv:2206.01714), equation 12;
     rescale: Lin et al. 2023 (arXiv:2305.08891), equations 15 and 16, taken on the velocity whatever the
-    network predicts.
+    network predicts; calls without the negative prompt: the field's.
 
     Args:
         denoise: a denoiser that is told a context.
         contexts: what it is told: the same for all calls, or a function of the call's number.
         scale: guidance s, >= 0; 1 = none.
         rescale: phi in [0, 1]: how far the prediction's spread is brought back to the one without guidance.
+        negative_min_sigma: below this sigma every second call leaves the negative prompt out. Reads sigma
+            back from its device.
+        skip_early: so many first calls leave it out, see `early_calls`.
+        keep_uncond: run the negative prompt where s = 1 does not need it, for samplers that do
+            (`SamplerSpec.uses_uncond`).
     """
-    calls = count()
+    return Guided(
+        denoise,
+        (lambda call: contexts) if isinstance(contexts, Contexts) else contexts,
+        scale,
+        rescale,
+        negative_min_sigma,
+        skip_early,
+        keep_uncond,
+    )
 
-    def denoise_guided(x: Tensor, sigma: Tensor) -> Tensor:
-        told = contexts if isinstance(contexts, Contexts) else contexts(next(calls))
+
+def early_calls(share: float, calls: int) -> int:
+    """Count the first calls that leave the negative prompt out: those with number / calls <= share.
+
+    Source: own; the rule of the field's interfaces.
+
+    Args:
+        share: in [0, 1]; 0 = none.
+        calls: of the whole run, steps · `SamplerSpec.calls_per_step`.
+    """
+    return sum(number <= share * calls for number in range(calls)) if share > 0 else 0
+
+
+class Guided:
+    """What `guide` gives: a denoiser that counts its calls and keeps the negative prompt's last estimate."""
+
+    def __init__(
+        self,
+        denoise: ContextDenoiser,
+        contexts: ContextsAt,
+        scale: float,
+        rescale: float,
+        negative_min_sigma: float,
+        skip_early: int,
+        keep_uncond: bool,
+    ) -> None:
+        """See `guide`."""
+        self.denoise, self.contexts, self.scale, self.rescale = denoise, contexts, scale, rescale
+        self.negative_min_sigma, self.skip_early = negative_min_sigma, skip_early
+        self.keep_uncond = keep_uncond
+        self.calls = 0
+        self.uncond: Tensor | None = None  # (B,C,H,W) of the last call; without a negative prompt the answer
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Give the guided estimate (B,C,H,W) of the clean latents."""
+        told = self.contexts(self.calls)
+        skipped = self._is_skipped(sigma)
+        self.calls += 1
         weights = [part.weight for part in told.positive]
         positive = _same_length([part.context for part in told.positive])
-        if not needs_negative(scale, weights):
-            return _weighted_sum(_run(denoise, x, sigma, positive), weights)
-        assert told.negative is not None, f"guidance {scale} without a negative prompt"
-        if scale == 0:
-            return _run(denoise, x, sigma, [told.negative])[0]
-        uncond, *conds = _run(denoise, x, sigma, [told.negative, *positive])
-        direction = _weighted_sum([cond - uncond for cond in conds], weights)
-        guided = uncond + scale * direction
-        return guided if rescale == 0 else _rescaled(x, sigma, guided, uncond + direction, rescale)
+        if skipped:
+            first, *others = _run(self.denoise, x, sigma, positive)
+            self.uncond = first  # stands in for it, so that a single part's weight does not count
+            return first + sum(w * (each - first) for w, each in zip(weights[1:], others, strict=True))
+        if not (self.keep_uncond or needs_negative(self.scale, weights)):
+            self.uncond = _weighted_sum(_run(self.denoise, x, sigma, positive), weights)
+            return self.uncond
+        assert told.negative is not None, f"guidance {self.scale} without a negative prompt"
+        if self.scale == 0:
+            self.uncond = _run(self.denoise, x, sigma, [told.negative])[0]
+            return self.uncond
+        self.uncond, *conds = _run(self.denoise, x, sigma, [told.negative, *positive])
+        direction = _weighted_sum([cond - self.uncond for cond in conds], weights)
+        guided = self.uncond + self.scale * direction
+        if self.rescale == 0:
+            return guided
+        return _rescaled(x, sigma, guided, self.uncond + direction, self.rescale)
 
-    return denoise_guided
+    def _is_skipped(self, sigma: Tensor) -> bool:
+        if self.calls < self.skip_early:
+            return True
+        return (
+            self.calls % 2 == 1 and self.negative_min_sigma > 0 and float(sigma[0]) < self.negative_min_sigma
+        )
 
 
 def _run(denoise: ContextDenoiser, x: Tensor, sigma: Tensor, contexts: Sequence[Tensor]) -> list[Tensor]:

@@ -25,6 +25,9 @@ NoiseSampler = Callable[[float, float], Tensor]
 Words = npt.NDArray[np.uint64]  # 32-bit words, kept in 64 so that products do not overflow
 Floats = npt.NDArray[np.float64]
 
+PLAIN = Variation()
+
+_REDUCTION = 8  # pixels to latents, for the sizes of `Variation`
 _BITS = np.uint64(32)
 _WORD = np.uint64(0xFFFFFFFF)
 _ROUNDS = 10
@@ -37,21 +40,35 @@ _OCTAVES = (-11.0, 13.0)  # log2 of sigma, from 0.0005 to 8192
 _LEAVES = 2**15  # a leaf is 0.0007 octaves: steps down to 0.05 % of sigma are told apart
 
 
-def image_seeds(seed: int, count: int) -> tuple[int, ...]:
-    """Give each of `count` pictures its seed: seed, seed + 1, …, wrapping at 2^64.
+def picture_seeds(seed: int, subseed: int, strength: float, count: int) -> tuple[tuple[int, int], ...]:
+    """Give each of `count` pictures its seed and its variation's: seed + k, or with a variation subseed + k.
 
-    Source: own; the rule of the field's interfaces.
+    Source: own; the rule of the field's interfaces. Numbers wrap at 2^64.
+
+    Args:
+        seed: of the first picture, 0 to 2^64 - 1.
+        subseed: of its variation.
+        strength: of the variation; above 0 all pictures have the same seed.
+        count: pictures, at least 1.
+
+    Returns:
+        (seed, subseed) of each.
+    """
+    return tuple(
+        ((seed + (0 if strength > 0 else k)) & MAX_SEED, (subseed + k) & MAX_SEED) for k in range(count)
+    )
+
+
+def image_seeds(seed: int, count: int) -> tuple[int, ...]:
+    """Give each of `count` pictures its seed where there is no variation: seed, seed + 1, …, see above.
+
+    Source: own.
 
     Args:
         seed: of the first picture, 0 to 2^64 - 1.
         count: pictures, at least 1.
     """
-    return tuple((seed + k) & MAX_SEED for k in range(count))
-
-
-def picture_seeds(seed: int, subseed: int, strength: float, count: int) -> tuple[tuple[int, int], ...]:
-    """x"""
-    return tuple((s, subseed) for s in image_seeds(seed, count))
+    return tuple(first for first, _ in picture_seeds(seed, 0, 0.0, count))
 
 
 def philox_normal(seeds: Sequence[int], draw: int, shape: Sequence[int]) -> Tensor:
@@ -109,29 +126,112 @@ class ImageNoise:
         source: NoiseSource,
         *,
         subseeds: Sequence[int] = (),
-        variation: Variation | None = None,
-        device: torch.device | None = None,
+        variation: Variation = PLAIN,
+        device: torch.device | str = "cpu",
     ) -> None:
         """Start every picture's sequence at its first draw.
 
         Args:
-            seeds: one per picture, 0 to 2^64 - 1.
+            seeds: one per picture, 0 to 2^64 - 1; see `picture_seeds`.
             shape: of one picture's latents, (C,H,W).
-            source: "philox" = the portable generator; "cpu" = torch's CPU generator.
+            source: "philox" = the portable generator; "cpu" = torch's CPU generator; "device" = torch's
+                generator on `device`, whose numbers depend on it (on MPS that of the CPU).
+            subseeds: one per picture, for a `variation` whose strength is above 0.
+            variation: how the first draw is mixed and sized, and by how much the seeds of later ones differ.
+            device: of the latents; used by the source "device" alone.
         """
         assert seeds, "noise for no picture"
-        self.seeds = tuple(seeds)
-        self.shape = shape
-        self.source = source
-        self._draws = 0
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds] if source == "cpu" else []
+        assert variation.strength == 0 or len(subseeds) == len(seeds), "one subseed per picture"
+        self.seeds, self.subseeds = tuple(seeds), tuple(subseeds)
+        self.shape, self.source, self.variation = shape, source, variation
+        where = torch.device(device)
+        self._device = where if source == "device" and where.type != "mps" else torch.device("cpu")
+        self._first = True
+        self._open(self.seeds)
 
     def draw(self) -> Tensor:
-        """Give the next (B,C,H,W) standard normal numbers, float32 on the CPU."""
+        """Give the next (B,C,H,W) standard normal numbers, float32, on the CPU save for "device"."""
+        if not self._first:
+            return self._next()
+        self._first = False
+        drawn = self._starting()
+        if self.variation.seed_delta:
+            self._open([(seed + self.variation.seed_delta) & MAX_SEED for seed in self.seeds])
+        return drawn
+
+    def _starting(self) -> Tensor:
+        """The first draw: between two seeds, or set into the middle of a draw of another size."""
+        size = self._from_size()
+        drawn = self._next()
+        mixed = drawn if size == self.shape else self._alone(self.seeds, size)
+        if self.variation.strength > 0:
+            other = self._alone(self.subseeds, size)
+            mixed = torch.stack(
+                [slerp(*both, self.variation.strength) for both in zip(mixed, other, strict=True)]
+            )
+        return mixed if size == self.shape else _set_in_the_middle(drawn, mixed)
+
+    def _from_size(self) -> tuple[int, int, int]:
+        width, height = self.variation.from_width, self.variation.from_height
+        if width == 0 or height == 0:
+            return self.shape
+        return self.shape[0], max(height // _REDUCTION, 1), max(width // _REDUCTION, 1)
+
+    def _alone(self, seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
+        return ImageNoise(seeds, shape, self.source, device=self._device).draw()
+
+    def _open(self, seeds: Sequence[int]) -> None:
+        """Put every picture's generator at the start of the sequence of its seed."""
+        self._opened, self._draws = tuple(seeds), 0
+        self._generators = (
+            [] if self.source == "philox" else [torch.Generator(self._device).manual_seed(s) for s in seeds]
+        )
+
+    def _next(self) -> Tensor:
         self._draws += 1
-        if self.source == "cpu":
-            return torch.stack([torch.randn(self.shape, generator=each) for each in self._generators])
-        return philox_normal(self.seeds, self._draws - 1, self.shape)
+        if self.source == "philox":
+            return philox_normal(self._opened, self._draws - 1, self.shape)
+        return torch.stack(
+            [torch.randn(self.shape, generator=each, device=self._device) for each in self._generators]
+        )
+
+
+def slerp(low: Tensor, high: Tensor, share: float) -> Tensor:
+    """Go from one picture's noise to another's on the sphere, so that the variance stays.
+
+    Angles are taken between columns, as the field's programs do it. Where the two are nearly the same
+    (cosine above 0.9995 on average), or a column of both points the same way, the line between them serves.
+
+    Source: Shoemake 1985, "Animating rotation with quaternion curves", section 3.3.
+
+    Args:
+        low: noise (C,H,W) at share 0.
+        high: noise (C,H,W) at share 1.
+        share: in [0, 1].
+    """
+    cosine = (low / low.norm(dim=1, keepdim=True) * (high / high.norm(dim=1, keepdim=True))).sum(1, True)
+    if cosine.mean() > 0.9995:
+        return low * share + high * (1 - share)  # this way round in the pictures that are to be made again
+    angle = cosine.clamp(-1, 1).acos()  # (C,1,W)
+    whole = angle.sin()
+    straight = whole < 1e-6
+    whole = whole.masked_fill(straight, 1)
+    first = torch.where(straight, 1 - share, ((1 - share) * angle).sin() / whole)
+    second = torch.where(straight, share, (share * angle).sin() / whole)
+    return first * low + second * high
+
+
+def _set_in_the_middle(around: Tensor, inner: Tensor) -> Tensor:
+    """Replace the middle of (B,C,H,W) by (B,C,h,w), of which what stands out is cropped."""
+    result = around.clone()
+    own, taken = [], []
+    for outer, given in zip(around.shape[2:], inner.shape[2:], strict=True):
+        margin = (outer - given) // 2  # negative where `inner` is larger
+        length = given if margin >= 0 else given + 2 * margin
+        own.append(slice(max(margin, 0), max(margin, 0) + length))
+        taken.append(slice(max(-margin, 0), max(-margin, 0) + length))
+    result[:, :, own[0], own[1]] = inner[:, :, taken[0], taken[1]]
+    return result
 
 
 class BrownianNoise:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.denoisers import Watched, parameterise
-from sfumato.diffusion.guidance import guide
+from sfumato.diffusion.guidance import early_calls, guide
 from sfumato.diffusion.noise import noise_sampler
 from sfumato.pipeline import images, memory, metadata
 from sfumato.pipeline.enlarge import enlarge
@@ -113,10 +113,13 @@ def walk(
     guided = guide(
         parameterise(models.predict, walked.levels.to(models.device), models.spec.prediction),
         walked.script.contexts,
-        sampling.guidance,
+        sampling.guidance * sampler.guidance_share,
         sampling.guidance_rescale,
+        negative_min_sigma=sampling.negative_min_sigma,
+        skip_early=early_calls(sampling.skip_early_guidance, sampling.steps * sampler.calls_per_step),
+        keep_uncond=sampler.uses_uncond,
     )
-    denoise = Watched(opening.guard(guided, start, before=sampler.blends_before))
+    denoise = Watched(opening.guard(guided, start, before=sampler.blends_before), guided)
     x = opening.start(sampler, start, walked.sigmas)
     draws = noise_sampler(sampler.noise, noise)
     batch, batches, passes = place

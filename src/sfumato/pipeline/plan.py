@@ -199,7 +199,10 @@ def _pass(
         request=request,
         models=models,
         script=models.reader.read(
-            request.prompt, calls, request.sampling.guidance, calls_before=calls_before
+            request.prompt,
+            calls,
+            0 if sampler.uses_uncond else request.sampling.guidance,  # 0 needs the negative prompt, too
+            calls_before=calls_before,
         ),
         sampler=sampler,
         levels=levels,
@@ -211,6 +214,7 @@ def _pass(
             request.levels,
             strength=strength,
             exact=exact,
+            solver=request.solver,
         ),
         shape=latent_shape(spec, request.canvas.width or 0, request.canvas.height or 0),
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sfumato.diffusion import losses
 from sfumato.diffusion.denoisers import parameterise
 from sfumato.diffusion.guidance import Contexts, Part, guide
-from sfumato.diffusion.samplers import sample_dpmpp_2m
+from sfumato.diffusion.samplers_dpm import sample_dpmpp_2m
 from sfumato.diffusion.schedules import find_schedule, scaled_linear_alphas_cumprod, sd_noise_levels
 from sfumato.nn.clip_text import CLIPText
 from sfumato.nn.unet import UNet
