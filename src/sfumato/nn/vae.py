@@ -6,7 +6,7 @@ Shape letters: B images, C channels, Z latent channels, H W height and width, f 
 reduction, 8 for Stable Diffusion.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -17,6 +17,15 @@ from sfumato.nn.layers import SiLU, Upsample, require, require_widths, to_image,
 from sfumato.nn.norm import GroupNorm
 
 LOGVAR_RANGE = (-30.0, 20.0)
+
+Normalise = Callable[[nn.Module, Tensor], Tensor]
+"""How a layer is to apply its norms to (B,C,H,W); `nn/tiled_vae.py` has one for parts of a picture."""
+
+
+def by_itself(norm: nn.Module, x: Tensor) -> Tensor:
+    """Normalise (B,C,H,W) by its own statistics."""
+    out: Tensor = norm(x)
+    return out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +63,18 @@ class ResBlock(nn.Module):
         self.silu = SiLU()
         self.widens = in_channels != out_channels
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, normalise: Normalise = by_itself) -> Tensor:
         """Change (B,C,H,W); C may change."""
-        h = self.norm1(x)  # bound again at each line: at the size of pictures every map counts
-        h = self.conv1(self.silu(h))
-        h = self.norm2(h)
+        h = self.halfway(x, normalise)  # bound again at each line: at the size of pictures every map counts
+        h = normalise(self.norm2, h)
         h = self.conv2(self.silu(h))
         out: Tensor = (self.nin_shortcut(x) if self.widens else x) + h
+        return out
+
+    def halfway(self, x: Tensor, normalise: Normalise = by_itself) -> Tensor:
+        """Give what the second norm is given."""
+        h = normalise(self.norm1, x)
+        out: Tensor = self.conv1(self.silu(h))
         return out
 
 
@@ -99,7 +113,10 @@ class Middle(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the size with a strided convolution that is padded on the right and below only."""
+    """Halve the size with a strided convolution that is padded on the right and below only.
+
+    It is padded as the convolution's `padding_mode` says: with zeros, or from the other edge.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -107,7 +124,8 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shrink (B,C,H,W) to (B,C,H/2,W/2)."""
-        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        mode = "circular" if self.conv.padding_mode == "circular" else "constant"
+        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1), mode=mode))
         return out
 
 
