@@ -12,16 +12,20 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import WeightsError
+from sfumato.nn.seamless import seamless
+from sfumato.nn.tiled_vae import decode_tiled, encode_tiled
 from sfumato.nn.vae import AutoencoderKL
+from sfumato.pipeline import memory
 
 
 @torch.no_grad()
-def encode(pixels: Tensor, vae: AutoencoderKL) -> Tensor:
+def encode(pixels: Tensor, vae: AutoencoderKL, *, wraps: bool = False) -> Tensor:
     """Turn 8-bit pictures into latents: the mean of what the autoencoder holds possible.
 
     Args:
         pixels: (B,8H,8W,3) uint8.
         vae: the autoencoder.
+        wraps: opposite edges of the pictures meet.
 
     Returns:
         (B,C,H,W) float32 of unit scale, on the autoencoder's device.
@@ -31,17 +35,19 @@ def encode(pixels: Tensor, vae: AutoencoderKL) -> Tensor:
     """
     weight = next(vae.parameters())
     scaled = pixels.to(weight.device).permute(0, 3, 1, 2).float() / 127.5 - 1  # (B,3,8H,8W)
-    mean = _finite(lambda network, x: network.encode(x)[0], vae, scaled, "encoding")
+    with seamless(vae, wraps):
+        mean = _finite(_encode, vae, scaled, "encoding")
     return mean.float() * vae.config.scale_factor
 
 
 @torch.no_grad()
-def decode(latents: Tensor, vae: AutoencoderKL) -> Tensor:
+def decode(latents: Tensor, vae: AutoencoderKL, *, wraps: bool = False) -> Tensor:
     """Turn finished latents into 8-bit pictures. Brightness is truncated to 1/255, as the field does.
 
     Args:
         latents: (B,C,H,W) as sampled, of unit scale.
         vae: the autoencoder.
+        wraps: opposite edges of the pictures meet.
 
     Returns:
         (B,8H,8W,3) uint8 on the CPU.
@@ -55,9 +61,30 @@ def decode(latents: Tensor, vae: AutoencoderKL) -> Tensor:
             "the checkpoint is damaged"
         )
     scaled = latents / vae.config.scale_factor
-    pictures = _finite(lambda network, x: network.decode(x), vae, scaled, "decoding")  # (B,3,8H,8W)
+    with seamless(vae, wraps):
+        pictures = _finite(_decode, vae, scaled, "decoding")  # (B,3,8H,8W)
     unit = (pictures.float() + 1).div(2).clamp(0, 1)
     return unit.mul(255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
+
+
+def _encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    f = vae.config.reduction
+    tiling = _tiling(vae, pictures, pictures.shape[2] // f, pictures.shape[3] // f)
+    if tiling is None:
+        return vae.encode(pictures)[0]
+    return encode_tiled(vae, pictures, tile=tiling.tile, held=tiling.held)[0]
+
+
+def _decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    tiling = _tiling(vae, latents, latents.shape[2], latents.shape[3])
+    if tiling is None:
+        return vae.decode(latents)
+    return decode_tiled(vae, latents, tile=tiling.tile, held=tiling.held)
+
+
+def _tiling(vae: AutoencoderKL, x: Tensor, height: int, width: int) -> memory.Tiling | None:
+    available = memory.available_bytes(x.device)
+    return memory.choose_tiling(vae.config, len(x), height, width, dtype=x.dtype, available=available)
 
 
 def _finite(

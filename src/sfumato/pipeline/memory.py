@@ -6,7 +6,8 @@ Shape letters: B pictures in the network at once, C channels, N places (latents 
 - U-Net, at each stage: the skips waiting for the way up, the stage's input, and the larger of a residual
   block (its input twice more, normalised and activated, and its output twice) and a transformer (twenty times
   C·N: the map and its tokens, normalised copies, the gate's two halves of 4 C, one activated, the product).
-- Autoencoder, at each level of the decoder: three times the wider side of a block, or the enlarged map twice.
+- Autoencoder, at each level of the decoder: three times the wider side of a block, or the enlarged map twice;
+  in tiles: that of a tile, and two maps that are held whole.
 
 Attention needs no matrix of N × N: the fused kernels of every device go through it in tiles.
 """
@@ -14,6 +15,7 @@ Attention needs no matrix of N × N: the fused kernels of every device go throug
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -27,6 +29,10 @@ from sfumato.weights.header import read_header
 
 SLACK = 1.25  # kernels' workspaces, fragmentation
 FIXED = 64 * 2**20  # small things: noise tables, pictures, prompts
+
+_TILES = (512, 256)  # sides of the autoencoder's tiles, pixels; the first that fits
+_MARGIN = 4  # of a tile, latents
+_COUNTABLE = 2**31  # numbers of a map, counted with 32 bits by many kernels
 
 _CGROUPS = (  # limit and use of a container, second and first version
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -74,6 +80,55 @@ def vae_elements(config: VAEConfig, batch: int, height: int, width: int) -> int:
     return batch * peak
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """How the autoencoder is run in tiles; see `nn.tiled_vae`."""
+
+    tile: int  # pixels along a side
+    held: int  # numbers in a map that may be held
+
+
+def tiled_vae_elements(config: VAEConfig, batch: int, height: int, width: int, tiling: Tiling) -> int:
+    """Numbers alive at once in the tiled autoencoder for latents (batch,C,height,width)."""
+    top = len(config.channels) - 1
+    always = max(  # two maps of at most a fourth of the picture's side
+        2 * config.channels[level] * height * width * 4 ** max(0, top - level)
+        for level in range(min(2, top), top + 1)
+    )
+    whole = 8 * config.channels[-1] * height * width  # the middle with its attention
+    side = tiling.tile // config.reduction + 2 * _MARGIN
+    work = vae_elements(config, 1, min(side, height), min(side, width))
+    picture = 3 * height * width * config.reduction**2
+    return batch * (max(always, whole, 2 * tiling.held // batch) + work + picture)
+
+
+def choose_tiling(
+    config: VAEConfig, batch: int, height: int, width: int, *, dtype: torch.dtype, available: int
+) -> Tiling | None:
+    """How to run the autoencoder on latents (batch,C,height,width); None = at once.
+
+    Tiles take longer, so they are for what does not fit, or has more numbers in a map than kernels count.
+    What is free beside the tiles is given to held maps, which spare computing things twice.
+
+    Args:
+        config: the autoencoder's size.
+        batch: pictures at once.
+        height: of the latents.
+        width: of the latents.
+        dtype: of the autoencoder.
+        available: bytes that may be taken.
+    """
+    room = int((available - FIXED) / (dtype.itemsize * SLACK))  # numbers
+    largest = batch * config.channels[0] * height * width * config.reduction**2
+    if vae_elements(config, batch, height, width) <= room and largest < _COUNTABLE:
+        return None
+    for tile in _TILES:
+        spare = room - tiled_vae_elements(config, batch, height, width, Tiling(tile, 0))
+        if spare >= 0:
+            return Tiling(tile, spare // 2)
+    return Tiling(_TILES[-1], 0)
+
+
 def weight_bytes(*networks: nn.Module) -> int:
     """Bytes of all parameters and buffers."""
     return sum(
@@ -104,7 +159,10 @@ def activation_bytes(
     """
     _, height, width = shape
     sampling = unet_elements(unet, rows, height, width)
-    decoding = vae_elements(vae, pictures, height, width)
+    decoding = min(
+        vae_elements(vae, pictures, height, width),
+        tiled_vae_elements(vae, pictures, height, width, Tiling(_TILES[-1], 0)),
+    )
     return int(max(sampling, decoding) * dtype.itemsize * SLACK) + FIXED
 
 
