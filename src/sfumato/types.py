@@ -293,6 +293,11 @@ class Outpaint:
         _within(self, "falloff", 0, 4)
         _within(self, "color_variation", 0, 1)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether any side is to be continued."""
+        return bool(self.left or self.right or self.up or self.down)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hires:

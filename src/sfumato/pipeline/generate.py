@@ -23,6 +23,7 @@ from sfumato.pipeline import images, memory, metadata
 from sfumato.pipeline.enlarge import enlarge
 from sfumato.pipeline.latents import decode
 from sfumato.pipeline.opening import Opening, open_source
+from sfumato.pipeline.outpaint import outpaint
 from sfumato.pipeline.plan import Pass, Plan, make_plan
 from sfumato.pipeline.shelf import ModelShelf
 from sfumato.types import Request, Result, StepInfo
@@ -46,6 +47,9 @@ def generate(request: Request, shelf: ModelShelf) -> Iterator[StepInfo | Result]
         OutOfMemoryError: before the first step; it will not fit. Carries the numbers.
         ModelNotFoundError, WeightsError: a checkpoint is missing, broken, or computes no numbers.
     """
+    if request.outpaint.wanted and request.source.image is not None:
+        yield from outpaint(request, shelf, lambda part: generate(part, shelf))
+        return
     plan = prepare(request, shelf)
     opening = open_source(plan)
     batches = plan.batches()

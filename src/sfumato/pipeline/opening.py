@@ -70,9 +70,8 @@ class Opening:
         """
         if self.mask is None or self.clean is None:
             return denoise
-        return keep_outside(
-            denoise, self.clean.expand_as(noise), self._changes(noise), noise if before else None
-        )
+        kept = self.clean.expand_as(noise)
+        return keep_outside(denoise, kept, self._changes(noise), noise if before else None, self.soft)
 
     def settle(self, latents: Tensor) -> Tensor:
         """Finished latents (B,C,H,W) with the source's own outside the mask, unless it is soft."""

@@ -128,6 +128,8 @@ def _check(request: Request) -> None:
         ):
             if part != default:
                 raise RequestError(f"{name} needs a source picture; give one, or leave {name} alone")
+    elif request.mask.image is not None and request.outpaint.wanted:
+        raise RequestError("outpainting makes its own mask; give a mask or sides to continue, not both")
     elif request.hires.enabled:
         raise RequestError(
             "hires is the second pass of text to image; with a source picture choose a larger size instead"
@@ -139,7 +141,10 @@ def _settle(request: Request, models: Models, source: Image | None) -> Request:
     sampler, schedule = resolve(request.sampling.sampler, request.sampling.schedule)
     canvas, variation = request.canvas, request.variation
     native = models.spec.native_size
-    width, height = (native, native) if source is None else source_size(source)
+    if source is None or request.outpaint.wanted:
+        width, height = native, native
+    else:
+        width, height = source_size(source)
     seed = draw_seed() if canvas.seed < 0 else canvas.seed
     if variation.strength > 0 and variation.seed < 0:
         variation = replace(variation, seed=draw_seed())
