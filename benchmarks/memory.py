@@ -113,14 +113,21 @@ def run_child(what: str, path: Path, *rest: str) -> None:
     print(json.dumps(answer | resident()))
 
 
-def measure(cache: Path, small: bool) -> list[dict[str, Any]]:
+def checkpoints(cache: Path, small: bool) -> tuple[Path, Path]:
+    """Give the file of random weights and the folder for diffusers, written into `cache` on first use."""
     cache.mkdir(parents=True, exist_ok=True)
-    size, side = ("small", "64") if small else ("sd15", "512")
+    size = "small" if small else "sd15"
     path, folder = cache / f"{size}-float16.safetensors", cache / f"{size}-float16"
     if not path.is_file():
         child("write", str(path), size)
     if not folder.is_dir():
         child("convert", str(path), str(folder))
+    return path, folder
+
+
+def measure(cache: Path, small: bool) -> list[dict[str, Any]]:
+    path, folder = checkpoints(cache, small)
+    side = "64" if small else "512"
     mine = child("ours", str(path), side)
     peer = child("theirs", str(folder), side, mine["dtype"])
     for name, row in (("ours", mine), ("diffusers", peer)):

@@ -101,8 +101,10 @@ def make_plan(request: Request, shelf: ModelShelf) -> Plan:
     if request.hires.enabled:
         upscaler = load_upscaler(request.hires.upscaler, shelf)
         target = second_size(settled.canvas, request.hires, upscaler)
-        second = _second_request(settled, target)
-        other = shelf.load(second.model)
+        other = models
+        if request.hires.checkpoint is not None:
+            other = shelf.load(replace(request.model, checkpoint=request.hires.checkpoint, prediction=None))
+        second = _second_request(settled, target, other)
         calls = settled.sampling.steps * first.sampler.calls_per_step
         strength = request.hires.denoising_strength
         passes = (first, _pass(2, second, other, strength=strength, exact=True, calls_before=calls))
@@ -159,12 +161,9 @@ def _settle(request: Request, models: Models, source: Image | None) -> Request:
     )
 
 
-def _second_request(first: Request, target: Target) -> Request:
+def _second_request(first: Request, target: Target, models: Models) -> Request:
     """The request of the second pass: what `hires` says, and otherwise the first pass's."""
     hires = first.hires
-    model = first.model
-    if hires.checkpoint is not None and hires.checkpoint != model.checkpoint:
-        model = replace(model, checkpoint=hires.checkpoint, prediction=None)
     sampler, schedule = resolve(
         hires.sampler or first.sampling.sampler,
         hires.schedule or ("Automatic" if hires.sampler else first.sampling.schedule),
@@ -183,7 +182,7 @@ def _second_request(first: Request, target: Target) -> Request:
             schedule=schedule.name,
         ),
         canvas=replace(first.canvas, width=target.width, height=target.height),
-        model=model,
+        model=replace(first.model, checkpoint=models.name),
     )
 
 
