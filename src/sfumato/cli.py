@@ -11,18 +11,14 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from sfumato import __version__, cli_files
+from sfumato import __version__, cli_files, cli_scripts
 from sfumato.cli_options import Options, with_request, with_settings
 from sfumato.cli_upscale import upscale
 from sfumato.errors import RequestError, SfumatoError
-
-if TYPE_CHECKING:
-    from sfumato.app.settings import Settings
-    from sfumato.pipeline.shelf import ModelShelf
 
 app = typer.Typer(
     name="sfumato",
@@ -36,6 +32,7 @@ models_app = typer.Typer(no_args_is_help=True, help="The models folder: what is 
 app.add_typer(models_app, name="models")
 cli_files.add_commands(app)
 app.command()(upscale)
+cli_scripts.add_commands(app)
 
 STOPPED = 130  # exit code after Ctrl-C
 ModelName = Annotated[str, typer.Argument(help="A name from the models folder, or a path.", metavar="NAME")]
@@ -60,7 +57,17 @@ def _root(
 def txt2img(
     options: Options,
     size: Annotated[str | None, typer.Option(help="Width and height at once: 512x768.")] = None,
-    prompts_file: Annotated[Path | None, typer.Option(help="Prompts, one a line.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="Prompts or options, a job a line.")] = None,
+    insert: Annotated[
+        str, typer.Option(help="With a file, where PROMPT goes: replace, start or end.")
+    ] = "replace",
+    iterate_seed: Annotated[
+        bool, typer.Option("--iterate-seed", help="Each line counts the seed up.")
+    ] = False,
+    same_seed: Annotated[bool, typer.Option("--same-seed", help="One drawn seed for all lines.")] = False,
+    dynamic: Annotated[
+        str | None, typer.Option(help="Draw {a|b} and __names__: random, or all combinations.")
+    ] = None,
     file_format: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
     grid: Annotated[
         bool, typer.Option("--grid", help="Also one picture of all pictures of a prompt.")
@@ -69,11 +76,17 @@ def txt2img(
     show: Annotated[bool, typer.Option(help="Show pictures in the terminal, where it can.")] = True,
 ) -> None:
     """Make pictures from a prompt and print their paths."""
-    settings, requests = options.settings(), options.requests(size=size, prompts_file=prompts_file)
-    from sfumato.cli_pictures import Desk, make
+    from sfumato.pipeline.scripts.prompts_file import Reading
+
+    reading = Reading(insert=insert, iterate_seed=iterate_seed)  # type: ignore[arg-type]  # it refuses others
+    settings = options.settings()
+    requests = options.requests(
+        size=size, prompts_file=prompts_file, reading=reading, same_seed=same_seed, dynamic=dynamic
+    )
+    from sfumato.cli_pictures import Desk, make, open_shelf
 
     desk = Desk(folder=settings.outputs, file_format=file_format, as_json=as_json, show=show)
-    shelf = _shelf(settings)
+    shelf = open_shelf(settings)
     desk.check(requests, shelf)
     make(requests, shelf, desk, grid=grid)
 
@@ -196,16 +209,6 @@ def train(
         for step in train_steps(run, models=options.settings().models, resume=resume):
             bar.update(step.step, f"loss {step.parts['loss']:.4f}")
     typer.echo(str(run.output))
-
-
-def _shelf(settings: Settings) -> ModelShelf:
-    import torch
-
-    from sfumato.pipeline.shelf import ModelShelf
-
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    return ModelShelf(settings.models, device=settings.device, dtype=settings.dtype)
 
 
 def main() -> NoReturn:

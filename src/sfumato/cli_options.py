@@ -20,6 +20,8 @@ from sfumato.types import Request, field_types
 
 if TYPE_CHECKING:
     from sfumato.app.settings import Settings
+    from sfumato.pipeline.scripts.prompts_file import Reading
+    from sfumato.text.styles import Style
 
 MAX_PROMPTS_BYTES = 16 * 2**20
 
@@ -139,9 +141,19 @@ SOURCE_FLAGS: tuple[Flag, ...] = (
 SETTING_FLAGS: tuple[Flag, ...] = (
     Flag("outputs", ("--output", "-o"), "Folder for the pictures."),
     Flag("models", ("--models",), "Folder of checkpoints."),
+    Flag("styles", ("--styles",), "CSV file of styles: name,prompt,negative_prompt."),
+    Flag("wildcards", ("--wildcards",), "Folder of texts for __names__ in dynamic prompts."),
     Flag("device", ("--device",), "auto, cpu, cuda, cuda:1, mps."),
     Flag("dtype", ("--dtype",), "auto, float32, bfloat16, float16."),
     Flag("threads", ("--threads",), "CPU threads."),
+)
+
+
+_STYLE = inspect.Parameter(
+    "style",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[list[str] | None, typer.Option("--style", help="Name of a style; may be repeated.")],
 )
 
 
@@ -151,6 +163,7 @@ class Options:
 
     request: Mapping[str, Any]  # by the flag's field
     setting: Mapping[str, Any]
+    style: Sequence[str] = ()  # names, in the order in which they apply
 
     def settings(self) -> Settings:
         """The settings, with the flags on top. Raises RequestError."""
@@ -158,11 +171,57 @@ class Options:
 
         return load_settings(self.setting)
 
-    def requests(self, *, size: str | None, prompts_file: Path | None) -> list[Request]:
+    def single(self, size: str | None) -> Request:
+        """The one request that the options describe, with its styles.
+
+        Raises RequestError: a value out of range, no prompt. PromptError, OutputError: no such style or file.
+        """
+        base = self._base(size)
+        if self.request["prompt.text"] is None:
+            raise RequestError('no prompt; give one, be it empty: ""')
+        return self._styled([base])[0]
+
+    def requests(
+        self,
+        *,
+        size: str | None,
+        prompts_file: Path | None,
+        reading: Reading | None = None,
+        same_seed: bool = False,
+        dynamic: str | None = None,
+    ) -> list[Request]:
         """One request for each prompt: from the argument, from a file, or from standard input (`-`).
 
+        Args:
+            size: width and height at once.
+            prompts_file: one prompt or line of options a line.
+            reading: how lines join the options; None = each by itself.
+            same_seed: draw a seed of -1 once for all lines.
+            dynamic: "random" or "all": how prompts with alternatives are drawn; None = they are not.
+
         Raises RequestError: a value out of range, no prompt or two sources of prompts, an unreadable file.
+        PromptError, OutputError: no such style, wildcard or file of styles.
         """
+        base = self._base(size)
+        text = _lines(
+            self.request["prompt.text"], prompts_file, both=bool(reading and reading.insert != "replace")
+        )
+        requests = [base]
+        if same_seed or (reading and reading.iterate_seed):
+            from sfumato.pipeline.scripts.work import settled
+
+            base = replace(base, canvas=replace(base.canvas, seed=settled(base.canvas.seed)))
+        if text is not None:
+            from sfumato.pipeline.scripts.prompts_file import Reading, read_lines
+
+            requests = read_lines(text, base, reading or Reading(), self.styles())
+            if not requests:
+                raise RequestError(
+                    f"{prompts_file or 'standard input'}: no prompt in it; expected one a line"
+                )
+        return self._drawn(self._styled(requests), dynamic)
+
+    def _base(self, size: str | None) -> Request:
         given = dict(self.request)
         if size is not None:
             given["canvas.width"], given["canvas.height"] = _sides(size, given)
@@ -171,9 +230,33 @@ class Options:
             part, field = name.split(".")
             if value is not None:
                 parts.setdefault(part, {})[field] = value
-        base = Request(**{name: _part_type(name)(**values) for name, values in parts.items()})
-        prompts = _prompts(given["prompt.text"], prompts_file)
-        return [replace(base, prompt=replace(base.prompt, text=text)) for text in prompts]
+        return Request(**{name: _part_type(name)(**values) for name, values in parts.items()})
+
+    def styles(self) -> dict[str, Style]:
+        """The styles there are, by name; none where there is no file. Raises OutputError: it is none."""
+        from sfumato.text.styles import read_styles
+
+        path = self.settings().styles
+        return read_styles([path]) if path.exists() or self.style else {}
+
+    def _styled(self, requests: Sequence[Request]) -> list[Request]:
+        if not self.style:
+            return list(requests)
+        from sfumato.text.styles import apply_styles
+
+        styles, styled = self.styles(), []
+        for request in requests:
+            text, negative = apply_styles(request.prompt.text, request.prompt.negative, self.style, styles)
+            styled.append(replace(request, prompt=replace(request.prompt, text=text, negative=negative)))
+        return styled
+
+    def _drawn(self, requests: list[Request], dynamic: str | None) -> list[Request]:
+        if dynamic is None:
+            return requests
+        from sfumato.pipeline.scripts.dynamic import expand
+
+        folder = self.settings().wildcards
+        return [each for request in requests for each in expand(request, dynamic, folder)]
 
 
 def with_request(command: Callable[..., None]) -> Callable[..., None]:
@@ -199,11 +282,14 @@ def _with_flags(
     assert first.name == "options"
     parameters = [_parameter(flag, _request_type(flag), typer.Argument) for flag in given]
     parameters += [_parameter(flag, _request_type(flag), typer.Option) for flag in request]
+    if request:
+        parameters.append(_STYLE)
     extra = [_parameter(flag, int if flag.field == "threads" else str, typer.Option) for flag in setting]
 
     def run(**values: Any) -> None:
         table = {flag.field: values.pop(flag.name) for flag in (*given, *request)}
-        command(Options(table, {flag.field: values.pop(flag.name) for flag in setting}), **values)
+        settings = {flag.field: values.pop(flag.name) for flag in setting}
+        command(Options(table, settings, tuple(values.pop("style", None) or ())), **values)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
@@ -290,15 +376,16 @@ def parse_size(size: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _prompts(argument: str | None, file: Path | None) -> list[str]:
-    if (argument is None) == (file is None):
+def _lines(argument: str | None, file: Path | None, *, both: bool) -> str | None:
+    """The text of a file of prompts or of standard input; None where the argument is the prompt."""
+    if argument is None and file is None:
+        raise RequestError("no prompt; give one, - for standard input, or --prompts-file")
+    if argument is not None and file is not None and not both:
         raise RequestError(
-            "no prompt; give one, - for standard input, or --prompts-file"
-            if file is None
-            else f"a prompt and --prompts-file {file}; give one or the other"
+            f"a prompt and --prompts-file {file}; give one or the other, or say where: --insert"
         )
     if file is None and argument != "-":
-        return [argument or ""]
+        return None
     try:
         with sys.stdin.buffer if file is None else file.open("rb") as stream:
             data = stream.read(MAX_PROMPTS_BYTES + 1)
@@ -311,7 +398,4 @@ def _prompts(argument: str | None, file: Path | None) -> list[str]:
         ) from error
     if len(data) > MAX_PROMPTS_BYTES:
         raise RequestError(f"{file or 'standard input'}: more than {MAX_PROMPTS_BYTES:,} bytes of prompts")
-    prompts = [line.strip() for line in text.split("\n") if line.strip()]
-    if not prompts:
-        raise RequestError(f"{file or 'standard input'}: no prompt in it; expected one a line")
-    return prompts
+    return text

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
 import typer
 from PIL.Image import Image
 
+from sfumato.app.settings import Settings
 from sfumato.cli_terminal import ProgressBar, show_picture
 from sfumato.pipeline import images
 from sfumato.pipeline.generate import generate, prepare
+from sfumato.pipeline.scripts.work import Event, Make, Sheet
 from sfumato.pipeline.shelf import ModelShelf
 from sfumato.types import Request, Result, StepInfo
 
@@ -34,38 +38,91 @@ class Desk:
             text_chars = len(request.prompt.text) + len(request.prompt.negative)
             images.check_format(self.file_format, canvas.width or 0, canvas.height or 0, text_chars)
 
-    def save(self, image: Image, label: str, result: Result) -> None:
-        """Write a picture with the result's parameters and say where it is."""
-        path = images.save(image, self.folder, label, result.infotext, self.file_format)
-        if self.as_json:
-            seconds = round(result.seconds, 3)
-            typer.echo(json.dumps({"path": str(path), "seconds": seconds, "infotext": result.infotext}))
-            return
-        if self.show:
+    def save(self, image: Image, label: str, infotext: str, seconds: float | None = None) -> Path:
+        """Write a picture with its parameters and say where it is."""
+        path = images.save(image, self.folder, label, infotext, self.file_format)
+        if self.show and not self.as_json:
             show_picture(image)
-        typer.echo(str(path))
+        self.say(path, infotext, seconds)
+        return path
+
+    def keep(self, result: Result) -> Path:
+        """Save a single picture."""
+        return self.save(result.image, str(result.request.canvas.seed), result.infotext, result.seconds)
+
+    def say(self, path: Path, infotext: str, seconds: float | None = None) -> None:
+        """Say where a file is."""
+        if not self.as_json:
+            typer.echo(str(path))
+            return
+        taken = {} if seconds is None else {"seconds": round(seconds, 3)}
+        typer.echo(json.dumps({"path": str(path), **taken, "infotext": infotext}))
+
+
+class Progress:
+    """How far a row of requests is, on a bar that counts steps."""
+
+    def __init__(self, bar: ProgressBar, requests: int, what: str) -> None:
+        """Count to `requests`, each of which is a `what`."""
+        self._bar, self._requests, self._what = bar, requests, what
+        self._number, self._share, self._between = 0, 0.0, False
+
+    def see(self, event: object) -> None:
+        """Show a step; where less is done than before the last picture, another request has begun."""
+        if not isinstance(event, StepInfo):
+            self._between = True
+            return
+        if self._between and event.share <= self._share:
+            self._number += 1
+        self._share, self._between = event.share, False
+        place = f"{self._what} {self._number + 1}/{self._requests}, " if self._requests > 1 else ""
+        second = ", second pass" if event.pass_ > 1 else ""
+        steps = event.steps * event.batches * event.passes
+        self._bar.update(
+            round((self._number + event.share) * steps),
+            f"{place}batch {event.batch}/{event.batches}{second}",
+            total=steps * self._requests,
+        )
+
+
+def open_shelf(settings: Settings) -> ModelShelf:
+    """The models at hand, loaded as they are asked for."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    return ModelShelf(settings.models, device=settings.device, dtype=settings.dtype)
+
+
+def maker(shelf: ModelShelf) -> Make:
+    """What makes the pictures of a request with these models."""
+    return partial(generate, shelf=shelf)
 
 
 def make(requests: Sequence[Request], shelf: ModelShelf, desk: Desk, *, grid: bool) -> None:
     """Make and save the pictures of all requests, with progress, and after each request its grid."""
+    follow(_pictures(requests, shelf, grid=grid), desk, requests=len(requests), what="prompt")
+
+
+def follow(events: Iterator[Event], desk: Desk, *, requests: int, what: str, results: bool = True) -> None:
+    """Save what a script makes, its sheets and, unless `results` is false, its single pictures."""
     with ProgressBar(1) as bar:
-        for number, request in enumerate(requests):
-            made: list[Result] = []
-            for event in generate(request, shelf):
-                if isinstance(event, StepInfo):
-                    prompt = f"prompt {number + 1}/{len(requests)}, " if len(requests) > 1 else ""
-                    second = ", second pass" if event.pass_ > 1 else ""
-                    steps = event.steps * event.batches * event.passes
-                    bar.update(
-                        round((number + event.share) * steps),
-                        f"{prompt}batch {event.batch}/{event.batches}{second}",
-                        total=steps * len(requests),
-                    )
-                    continue
+        progress = Progress(bar, requests, what)
+        for event in events:
+            progress.see(event)
+            if isinstance(event, Sheet):
                 with bar.paused():
-                    desk.save(event.image, str(event.request.canvas.seed), event)
-                if grid:
-                    made.append(event)
-            if grid:
+                    desk.save(event.image, event.label, event.infotext)
+            elif isinstance(event, Result) and results:
                 with bar.paused():
-                    desk.save(images.grid([result.image for result in made]), "grid", made[0])
+                    desk.keep(event)
+
+
+def _pictures(requests: Sequence[Request], shelf: ModelShelf, *, grid: bool) -> Iterator[Event]:
+    for request in requests:
+        made: list[Result] = []
+        for event in generate(request, shelf):
+            if grid and isinstance(event, Result):
+                made.append(event)
+            yield event
+        if grid:
+            image = images.grid([result.image for result in made])
+            yield Sheet(image=image, label="grid", infotext=made[0].infotext)

@@ -38,6 +38,13 @@ class Settings(BaseSettings):
         default_factory=lambda: user_folder("data") / "models", description="folder of checkpoints"
     )
     outputs: Path = Field(default=Path("outputs"), description="folder of finished pictures")
+    styles: Path = Field(
+        default_factory=lambda: user_folder("config") / "styles.csv", description="file of named prompt texts"
+    )
+    wildcards: Path = Field(
+        default_factory=lambda: user_folder("config") / "wildcards",
+        description="folder of dynamic prompts' texts",
+    )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="what computes")
     dtype: DTypeName = Field(default="auto", description="the networks' numbers")
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads; unset = one per core")
@@ -77,7 +84,9 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
             f"setting {name}={str(first['input'])[:60]!r}: {first['msg']}; "
             f"set by a flag, SFUMATO_{name.upper()} or {config_file()}"
         ) from error
-    home = {name: getattr(settings, name).expanduser() for name in ("models", "outputs")}
+    home = {
+        name: getattr(settings, name).expanduser() for name in ("models", "outputs", "styles", "wildcards")
+    }
     return settings.model_copy(update=home)
 
 

@@ -79,12 +79,14 @@ def save(
     picture: a text of its own in a PNG; in a JPEG or WebP it stands only where there is no infotext. Raises
     OutputError: disk full, folder unwritable.
     """
-    suffix = file_format
+    return save_encoded(
+        lambda file: _encode(image, file, infotext, file_format, extras), folder, label, suffix=file_format
+    )
+
+
+def save_encoded(encode: Callable[[BinaryIO], None], folder: Path, label: str, suffix: str) -> Path:
+    """Write whatever `encode` puts into a file as the next number of `folder`; see `save`."""
     safe = re.sub(r"[^\w-]", "_", label)[:64]
-
-    def encode(file: BinaryIO) -> None:
-        _encode(image, file, infotext, file_format, extras)
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
         number = _next_number(folder)

@@ -74,7 +74,7 @@ def bicubic(image: Image.Image, width: int, height: int) -> Iterator[Any]:
 @pytest.mark.parametrize("overlap", [0, 16, 40])
 def test_tiles_that_do_not_change_join_to_the_same_picture(tile: tuple[int, int], overlap: int) -> None:
     request = replace(PAINTED, canvas=Canvas(seed=5, width=tile[0], height=tile[1]))
-    (sheet,) = sd_upscale.run(Tiling(overlap=overlap), request, repaint, bicubic)
+    *_, sheet = sd_upscale.run(Tiling(overlap=overlap), request, repaint, bicubic)
     assert isinstance(sheet, Sheet)
     wanted = np.asarray(PHOTO.resize((300, 180))).astype(int)
     assert sheet.image.size == (300, 180)

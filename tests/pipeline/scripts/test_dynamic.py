@@ -76,7 +76,7 @@ def test_templates_that_cannot_be_drawn_are_refused(
     folder: Path, template: str, named: str, draw: str
 ) -> None:
     with pytest.raises(PromptError, match=named):
-        expand(request(template), draw, folder)  # type: ignore[arg-type]
+        expand(request(template), draw, folder)
 
 
 def test_too_many_combinations_are_refused(folder: Path) -> None:

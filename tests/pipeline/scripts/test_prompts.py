@@ -54,7 +54,7 @@ def test_a_matrix_of_nothing_or_of_too_much_is_refused(text: str, named: str) ->
 
 
 def lines(text: str, base: Request = BASE, **reading: Any) -> list[Request]:
-    return read_lines(text, base, Reading(**reading), seed=100)
+    return read_lines(text, base, Reading(**reading))
 
 
 def test_lines_are_prompts_or_options() -> None:
@@ -88,17 +88,10 @@ def test_own_prompts_go_where_they_are_wanted() -> None:
     assert [each.prompt.text for each in lines(text, base)] == ["line", "plain", "own"]
 
 
-def test_seeds_stay_count_or_are_shared() -> None:
+def test_seeds_stay_or_count_on_by_the_pictures_of_a_line() -> None:
     text = "a\n--prompt b --n_iter 3\nc"
-    random = Request(canvas=Canvas(seed=-1))
-
-    def seeds(base: Request, **reading: Any) -> list[int]:
-        return [each.canvas.seed for each in lines(text, base, **reading)]
-
-    assert seeds(random) == [-1, -1, -1]
-    assert seeds(random, same_seed=True) == [100, 100, 100]
-    assert seeds(BASE, iterate_seed=True) == [3, 4, 7]
-    assert seeds(random, iterate_seed=True) == [100, 101, 104]
+    assert [each.canvas.seed for each in lines(text)] == [3, 3, 3]
+    assert [each.canvas.seed for each in lines(text, iterate_seed=True)] == [3, 4, 7]
 
 
 @pytest.mark.parametrize(
@@ -121,10 +114,10 @@ def test_mistakes_are_named_with_their_line(line: str, named: str) -> None:
 
 def test_lines_may_name_styles() -> None:
     styles = {"oil": Style(name="oil", prompt="oil")}
-    (request,) = read_lines("--prompt cat --styles oil", BASE, Reading(), 0, styles)
+    (request,) = read_lines("--prompt cat --styles oil", BASE, Reading(), styles)
     assert request.prompt.text == "cat, oil"
     with pytest.raises(PromptError, match="line 1: there is no style 'ink'"):
-        read_lines("--prompt cat --styles ink", BASE, Reading(), 0, styles)
+        read_lines("--prompt cat --styles ink", BASE, Reading(), styles)
 
 
 @pytest.mark.parametrize("name", fields.API_NAMES)

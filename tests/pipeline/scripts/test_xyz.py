@@ -193,7 +193,7 @@ def test_seeds_vary_along_the_axes_that_are_named() -> None:
 def test_a_million_cells_are_refused_with_their_number_and_time() -> None:
     plot = xyz.Plot(x=axis("Seed", "1-1000"), y=axis("Steps", "1-1000"))
     with pytest.raises(
-        RequestError, match=r"1,000 × 1,000 = 1,000,000 cells .* 20,000,000 steps, about 23 days"
+        RequestError, match=r"1,000 × 1,000 = 1,000,000 cells .* 20,000,000 steps, about 23.1 days"
     ):
         xyz.check(plot, (64, 64), steps=20, seconds=0.1)
     with pytest.raises(RequestError, match="1,000,000,000,000 cells"):

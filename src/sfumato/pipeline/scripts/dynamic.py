@@ -10,25 +10,23 @@ import difflib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from dynamicprompts.generators import CombinatorialPromptGenerator, RandomPromptGenerator
 from dynamicprompts.wildcards import WildcardManager
 from pyparsing import ParseBaseException
 
-from sfumato.errors import PromptError
+from sfumato.errors import PromptError, RequestError
 from sfumato.pipeline.scripts import fields
 from sfumato.pipeline.scripts.work import settled
 from sfumato.types import MAX_SEED, Request
 
-Draw = Literal["random", "all"]
 MAX_PROMPTS = 10_000  # of all combinations
 
 _SEED_FIELDS = ("canvas.seed", "variation.seed")  # the one that counts up from picture to picture
 _WILDCARD = re.compile(r"__([^\s_][^\s]*?)__")
 
 
-def expand(request: Request, draw: Draw, folder: Path) -> list[Request]:
+def expand(request: Request, draw: str, folder: Path) -> list[Request]:
     """The requests that a request with dynamic prompts stands for.
 
     Args:
@@ -41,8 +39,11 @@ def expand(request: Request, draw: Draw, folder: Path) -> list[Request]:
         The request itself where nothing in it is dynamic.
 
     Raises:
+        RequestError: another way to draw.
         PromptError: a template that cannot be read, a wildcard that is not there, too many combinations.
     """
+    if draw not in ("random", "all"):
+        raise RequestError(f"dynamic={draw!r} is not one of random, all")
     prompts = request.prompt.text, request.prompt.negative
     if draw == "all":
         texts, negatives = (_all(prompt, folder) for prompt in prompts)

@@ -10,13 +10,14 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 from sfumato.errors import PromptError, RequestError
 from sfumato.pipeline.scripts import fields
 from sfumato.text.styles import Style
 from sfumato.types import MAX_SEED, Request
 
+Insert = Literal["replace", "start", "end"]
 SWITCHES = ("tiling", "restore_faces", "do_not_save_samples", "do_not_save_grid")
 """Options that may stand without a value."""
 _PROMPTS: Mapping[str, str] = MappingProxyType(
@@ -28,30 +29,30 @@ _PROMPTS: Mapping[str, str] = MappingProxyType(
 class Reading:
     """How lines join the request they stand on."""
 
-    insert: Literal["replace", "start", "end"] = "replace"  # where the request's own prompts go
-    iterate_seed: bool = False  # each line counts the seed on by the pictures of the line before
-    same_seed: bool = False  # one drawn seed for all lines
+    insert: Insert = "replace"  # where the request's own prompts go
+    iterate_seed: bool = False  # each line counts the seed on by the pictures of the one before
+
+    def __post_init__(self) -> None:
+        if self.insert not in get_args(Insert):
+            raise RequestError(f"insert={self.insert!r} is not one of {', '.join(get_args(Insert))}")
 
 
 def read_lines(
-    text: str, base: Request, reading: Reading, seed: int, styles: Mapping[str, Style] | None = None
+    text: str, base: Request, reading: Reading, styles: Mapping[str, Style] | None = None
 ) -> list[Request]:
     """The requests of a file of prompts.
 
     Args:
         text: of the file.
-        base: what the lines leave open.
+        base: what the lines leave open; its seed is drawn already, if the lines shall share it or count on.
         reading: how.
-        seed: a drawn one, for the lines that share or count a seed nobody has chosen.
         styles: those there are, by name.
 
     Raises:
         RequestError: no such option (the nearest are named), a value out of range; with the line.
         PromptError: no such style; with the line.
     """
-    if reading.iterate_seed or reading.same_seed:
-        seed = base.canvas.seed if base.canvas.seed >= 0 else seed
-        base = fields.with_values(base, {"canvas.seed": seed})
+    assert base.canvas.seed >= 0 or not reading.iterate_seed, "no seed to count on from"
     requests: list[Request] = []
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip()

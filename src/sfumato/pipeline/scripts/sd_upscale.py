@@ -16,9 +16,9 @@ from PIL import Image
 
 from sfumato.errors import RequestError
 from sfumato.pipeline.scripts import fields
-from sfumato.pipeline.scripts.work import MAX_SHEET_PIXELS, Make, Sheet, settled, with_parameters
+from sfumato.pipeline.scripts.work import MAX_SHEET_PIXELS, Event, Make, Sheet, settled, with_parameters
 from sfumato.pipeline.source import flatten, read_picture
-from sfumato.types import MAX_SEED, Request, Result, StepInfo
+from sfumato.types import MAX_SEED, Request, Result
 
 Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -51,6 +51,12 @@ def enlarged_size(tiling: Tiling, request: Request) -> tuple[int, int]:
             f"{width}×{height} is more than {MAX_SHEET_PIXELS // 10**6} megapixels; choose a smaller scale"
         )
     return width, height
+
+
+def count(tiling: Tiling, request: Request) -> int:
+    """Tiles of all results. Raises RequestError: see `enlarged_size` and `boxes`."""
+    tiles = sum(len(row) for row in _places(tiling, request))
+    return tiles * request.canvas.batch_size * request.canvas.batch_count
 
 
 def boxes(size: tuple[int, int], tile: tuple[int, int], overlap: int) -> list[list[Box]]:
@@ -97,7 +103,7 @@ def run(
     request: Request,
     make: Make,
     enlarge: Callable[[Image.Image, int, int], Iterator[Any]],
-) -> Iterator[StepInfo | Sheet]:
+) -> Iterator[Event]:
     """Enlarge the source of a request and repaint it.
 
     Args:
@@ -108,7 +114,7 @@ def run(
         enlarge: from a picture, a width and a height: progress, then the picture.
 
     Yields:
-        The steps of every tile, and a Sheet for every result.
+        The events of every tile, and a Sheet for every result.
 
     Raises:
         RequestError, OutputError: see `enlarged_size`.
@@ -119,7 +125,7 @@ def run(
         if isinstance(event, Image.Image):
             image = event
     canvas = request.canvas
-    places = boxes(size, (canvas.width or 512, canvas.height or 512), tiling.overlap)
+    places = _places(tiling, request)
     seed = settled(canvas.seed)
     told = [("SD upscale overlap", tiling.overlap), ("SD upscale upscaler", tiling.upscaler)]
     for number in range(canvas.batch_size * canvas.batch_count):
@@ -136,13 +142,19 @@ def run(
                     if isinstance(event, Result):
                         infotext = infotext or event.infotext
                         rows[-1].append(_fitted(event.image, part.size))
-                    else:
-                        yield event
+                    yield event
         yield Sheet(
             image=join(rows, places, tiling.overlap),
             label=str((seed + number) % (MAX_SEED + 1)),
             infotext=with_parameters(infotext, told),
         )
+
+
+def _places(tiling: Tiling, request: Request) -> list[list[Box]]:
+    width, height = request.canvas.width, request.canvas.height
+    if width is None or height is None:
+        raise RequestError("sd-upscale needs the size of a tile: width and height")
+    return boxes(enlarged_size(tiling, request), (width, height), tiling.overlap)
 
 
 def _tile_request(request: Request, part: Image.Image, seed: int) -> Request:

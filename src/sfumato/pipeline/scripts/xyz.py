@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import cached_property
 from itertools import product
 
@@ -59,6 +58,12 @@ class Plot:
         return self.x.count * self.y.count * self.z.count
 
 
+def fits(plot: Plot, cell: tuple[int, int]) -> bool:
+    """Whether a sheet holds the cells of a plot, each `cell` pixels wide and high."""
+    written_out = all(axis.count == len(axis.values) for axis in plot.axes)
+    return written_out and plot.count * cell[0] * cell[1] <= MAX_SHEET_PIXELS
+
+
 def check(plot: Plot, cell: tuple[int, int], steps: int, seconds: float | None = None) -> None:
     """Refuse a plot whose sheet would be larger than `MAX_SHEET_PIXELS`, before anything is written out.
 
@@ -71,9 +76,9 @@ def check(plot: Plot, cell: tuple[int, int], steps: int, seconds: float | None =
     Raises:
         RequestError: says how many cells there are, and how long they would take.
     """
-    pixels = plot.count * cell[0] * cell[1]
-    if pixels <= MAX_SHEET_PIXELS and all(axis.count == len(axis.values) for axis in plot.axes):
+    if fits(plot, cell):
         return
+    pixels = plot.count * cell[0] * cell[1]
     asked = " × ".join(f"{axis.count:,}" for axis in plot.axes if axis is not NOTHING)
     taking = "" if seconds is None else f", about {_duration(plot.count * steps * seconds)}"
     most = MAX_SHEET_PIXELS // (cell[0] * cell[1])
@@ -114,6 +119,11 @@ class Cells:
     def requests(self) -> list[Request]:
         """One a place. Raises RequestError: a value out of its field's range."""
         return [self._request(at) for at in self.places]
+
+    @property
+    def edges(self) -> list[Request]:
+        """Every value once: the cells in which at most one axis is beyond its first value."""
+        return [self._request(at) for at in self.places if sum(index > 0 for index in at) <= 1]
 
     def _request(self, at: tuple[int, int, int]) -> Request:
         request = self.base
@@ -198,6 +208,7 @@ def _parameters(plot: Plot) -> Iterator[tuple[str, object]]:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} seconds"
-    return str(timedelta(seconds=round(seconds))) + " (hours:minutes:seconds)"
+    """In the largest unit of which there is at least one."""
+    units = (("days", 86400), ("hours", 3600), ("minutes", 60))
+    name, size = next(((name, size) for name, size in units if seconds >= size), ("seconds", 1))
+    return f"{seconds / size:,.3g} {name}"
