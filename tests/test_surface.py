@@ -6,7 +6,7 @@ import inspect
 import sfumato.errors
 from sfumato import types
 from sfumato.cli import app
-from sfumato.cli_options import PROMPT, REQUEST_FLAGS
+from sfumato.cli_options import PROMPT, REQUEST_FLAGS, SOURCE, SOURCE_FLAGS
 from sfumato.train.config import TrainConfig
 from sfumato.weights.specs import MODELS, ModelSpec
 
@@ -130,20 +130,107 @@ def test_commands_and_their_options() -> None:
             options[path] = [parameter.name for parameter in command.params]  # type: ignore[attr-defined]
 
     visit(group, "")
+    with_prompt = ["outputs", "models", "styles", "wildcards", "device", "dtype", "threads"]
     assert options == {
         "txt2img": [
             *(flag.name for flag in (PROMPT, *REQUEST_FLAGS)),
+            "style",
             "size",
             "prompts_file",
+            "insert",
+            "iterate_seed",
+            "same_seed",
+            "dynamic",
             "file_format",
             "grid",
             "as_json",
             "show",
+            *with_prompt,
+        ],
+        "xyz": [
+            *(flag.name for flag in (PROMPT, *REQUEST_FLAGS)),
+            "style",
+            "x",
+            "y",
+            "z",
+            "legend",
+            "cells",
+            "sub_grids",
+            "keep_random",
+            "vary_seeds",
+            "margin",
+            "size",
+            "file_format",
+            "as_json",
+            "show",
+            *with_prompt,
+        ],
+        "matrix": [
+            *(flag.name for flag in (PROMPT, *REQUEST_FLAGS)),
+            "style",
+            "at_start",
+            "different_seeds",
+            "in_negative",
+            "separator",
+            "cells",
+            "margin",
+            "size",
+            "file_format",
+            "as_json",
+            "show",
+            *with_prompt,
+        ],
+        "batch": [
+            "file",
+            "file_format",
+            "as_json",
+            "show",
             "outputs",
             "models",
+            "styles",
             "device",
             "dtype",
             "threads",
+        ],
+        "loopback": [
+            *(flag.name for flag in (SOURCE, PROMPT, *SOURCE_FLAGS, *REQUEST_FLAGS)),
+            "style",
+            "loops",
+            "final_denoise",
+            "curve",
+            "size",
+            "file_format",
+            "as_json",
+            "show",
+            *with_prompt,
+        ],
+        "sd-upscale": [
+            *(flag.name for flag in (SOURCE, PROMPT, *SOURCE_FLAGS, *REQUEST_FLAGS)),
+            "style",
+            "scale",
+            "overlap",
+            "upscaler",
+            "size",
+            "file_format",
+            "as_json",
+            "show",
+            *with_prompt,
+        ],
+        "interpolate": [
+            *(flag.name for flag in (PROMPT, *REQUEST_FLAGS)),
+            "style",
+            "to_prompt",
+            "to_negative",
+            "to_seed",
+            "frames",
+            "fps",
+            "back",
+            "cells",
+            "size",
+            "file_format",
+            "as_json",
+            "show",
+            *with_prompt,
         ],
         "info": ["image", "as_json"],
         "replay": [

@@ -148,6 +148,7 @@ SETTING_FLAGS: tuple[Flag, ...] = (
     Flag("threads", ("--threads",), "CPU threads."),
 )
 
+PROMPT_SETTINGS = ("styles", "wildcards")  # of use where there is a prompt
 
 _STYLE = inspect.Parameter(
     "style",
@@ -270,8 +271,12 @@ def with_source(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give `command(options, …)` these options of the settings, all of them where none is named."""
-    flags = [flag for flag in SETTING_FLAGS if not names or flag.field in names]
+    """Give `command(options, …)` these options of the settings; none named = all but those for prompts."""
+    flags = [
+        flag
+        for flag in SETTING_FLAGS
+        if (flag.field in names if names else flag.field not in PROMPT_SETTINGS)
+    ]
     return lambda command: _with_flags(command, (), (), flags)
 
 

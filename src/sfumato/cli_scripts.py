@@ -27,7 +27,7 @@ def add_commands(app: typer.Typer) -> None:
     """Register this file's commands."""
     app.command()(with_request(xyz))
     app.command()(with_request(matrix))
-    app.command()(with_settings()(batch))
+    app.command()(with_settings("outputs", "models", "styles", "device", "dtype", "threads")(batch))
     app.command()(with_source(loopback))
     app.command()(with_source(sd_upscale))
     app.command()(with_request(interpolate))
