@@ -36,6 +36,8 @@ class Desk:
 
         for name in self.enlargement.upscalers:
             self.shelf.load(name)
+        for name in self.enlargement.face_restorers:
+            self.shelf.load_face_restorer(name)
         images.check_folder(self.folder)
         images.check_format(self.file_format, 1, 1, 0)
 
@@ -72,6 +74,13 @@ def upscale(
     upscaler2_visibility: Annotated[
         float | None, typer.Option(help="0 to 1: how much of it. [default: 0.5 with --upscaler2]")
     ] = None,
+    gfpgan: Annotated[
+        float | None, typer.Option(help="0 to 1: how much of faces restored by GFPGAN.")
+    ] = None,
+    codeformer: Annotated[float | None, typer.Option(help="The same by CodeFormer.")] = None,
+    codeformer_weight: Annotated[
+        float | None, typer.Option(help="0 to 1: how true CodeFormer stays. [default: 0]")
+    ] = None,
     file_format: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
     listing: Annotated[bool, typer.Option("--list", help="Name the upscalers there are.")] = False,
 ) -> None:
@@ -97,6 +106,9 @@ def upscale(
         width=width,
         height=height,
         crop=crop,
+        gfpgan_visibility=gfpgan,
+        codeformer_visibility=codeformer,
+        codeformer_weight=codeformer_weight,
     )
     files = list(_files(pictures or []))
     desk = Desk(enlargement, _shelf(settings), settings.outputs, file_format)

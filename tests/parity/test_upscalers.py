@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sfumato.errors import UnknownModelError
 from sfumato.nn.rrdb import RRDBNet, RRDBNetConfig
 from sfumato.nn.srvgg import SRVGGConfig, SRVGGNet
 from sfumato.weights.foreign import load as load_foreign
+from sfumato.weights.foreign import without_torchvision
 from sfumato.weights.upscalers import load_upscaler, packaged_upscaler
 
 CPU = torch.device("cpu")
@@ -106,6 +108,31 @@ def test_names_of_the_second_code_load_as_in_spandrel(tmp_path: Path) -> None:
     assert "RRDB_trunk.1.RDB3.conv5.bias" in tensors
     assert "HRconv.weight" in tensors
     assert_equals_spandrel(save(tmp_path / "net.safetensors", tensors))
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")  # of SwinIR's own
+def test_other_architectures_go_to_spandrel(tmp_path: Path) -> None:
+    with without_torchvision():
+        from spandrel.architectures.SwinIR import SwinIR
+
+    torch.manual_seed(0)
+    network = SwinIR(
+        depths=[2], num_heads=[2], embed_dim=12, window_size=8, upscale=2, upsampler="pixelshuffle"
+    ).eval()
+    mine = load_upscaler(
+        save(tmp_path / "net.safetensors", network.state_dict()), device=CPU, dtype=torch.float32
+    )
+    assert mine.scale == 2
+    x = picture(16, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(mine(x), network(x).clamp(0, 1), rtol=0, atol=1e-5)
+
+
+def test_without_spandrel_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "net.safetensors", {"layers.0.weight": torch.zeros(3)})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnknownModelError, match="pip install --no-deps spandrel einops"):
+        load_upscaler(path, device=CPU, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("wrapper", ["params_ema", "params"])

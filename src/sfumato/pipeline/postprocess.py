@@ -1,19 +1,21 @@
-"""What AUTOMATIC1111's web UI calls Extras: a finished picture enlarged, by one upscaler or two blended."""
+"""What AUTOMATIC1111's web UI calls Extras: a picture enlarged by one upscaler or two, faces restored."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
 from sfumato.errors import RequestError
+from sfumato.pipeline.faces import FaceRestorer, restore_faces
 from sfumato.pipeline.infotext import layout
 from sfumato.pipeline.upscale import scaled_size, tiles_needed, upscale_image
 from sfumato.pipeline.upscale_tiles import TileStep
-from sfumato.pipeline.upscalers import UpscalerShelf
+from sfumato.pipeline.upscalers import Upscaler, UpscalerShelf
 
 MAX_SCALE = 16.0
+PARTS = ("second_visibility", "gfpgan_visibility", "codeformer_visibility", "codeformer_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +30,16 @@ class Enlargement:
     width: int | None = None
     height: int | None = None
     crop: bool = True  # cut what stands over width×height; else the picture covers it
+    gfpgan_visibility: float = 0.0  # 0 to 1: how much of the faces GFPGAN restored is seen; 0 leaves it out
+    codeformer_visibility: float = 0.0
+    codeformer_weight: float = 0.0  # 0 to 1: 0 has the strongest effect
 
     def __post_init__(self) -> None:
         if not 0 < self.scale <= MAX_SCALE:
             raise RequestError(f"scale={self.scale} is not above 0 and up to {MAX_SCALE:g}")
-        if not 0 <= self.second_visibility <= 1:
-            raise RequestError(f"second_visibility={self.second_visibility} is not between 0 and 1")
+        for part in PARTS:
+            if not 0 <= getattr(self, part) <= 1:
+                raise RequestError(f"{part}={getattr(self, part)} is not between 0 and 1")
         if self.max_side < 0:
             raise RequestError(f"max_side={self.max_side} is negative; 0 sets no limit")
         if (self.width is None) != (self.height is None):
@@ -46,6 +52,12 @@ class Enlargement:
         """Names of those that are used."""
         names = (self.upscaler, *((self.second_upscaler,) if self.second_visibility else ()))
         return () if self.upscaler == "None" else tuple(name for name in names if name != "None")
+
+    @property
+    def face_restorers(self) -> dict[str, float]:
+        """Those that are used, in order, and how much of each is seen."""
+        visible = {"GFPGAN": self.gfpgan_visibility, "CodeFormer": self.codeformer_visibility}
+        return {name: visibility for name, visibility in visible.items() if visibility}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,15 +87,32 @@ def enlarge_image(
         A TileStep after each tile, then the picture. Stop iterating to cancel.
 
     Raises:
-        ModelNotFoundError: an upscaler that is not there.
+        ModelNotFoundError: an upscaler or a restorer of faces that is not there.
         WeightsError: its file is broken or something else.
         RequestError: a result of too many pixels.
         OutOfMemoryError: not enough memory for it.
     """
     upscalers = [shelf.load(name) for name in enlargement.upscalers]
-    if not upscalers:
-        yield Enlarged(image=image, parameters={})
-        return
+    restorers = {name: shelf.load_face_restorer(name) for name in enlargement.face_restorers}
+    parameters: dict[str, str] = {}
+    if upscalers:
+        for event in _upscaled(image, enlargement, upscalers):
+            if isinstance(event, TileStep):
+                yield event
+            else:
+                image, parameters = event.image, dict(event.parameters)
+    for name, restorer in restorers.items():
+        visibility = enlargement.face_restorers[name]
+        image = _with_faces(image, restorer, visibility, enlargement.codeformer_weight)
+        parameters[f"{name} visibility"] = f"{visibility:g}"
+        if name == "CodeFormer":
+            parameters["CodeFormer weight"] = f"{enlargement.codeformer_weight:g}"
+    yield Enlarged(image=image, parameters=parameters)
+
+
+def _upscaled(
+    image: Image.Image, enlargement: Enlargement, upscalers: Sequence[Upscaler]
+) -> Iterator[TileStep | Enlarged]:
     size, parameters = plan(image.size, enlargement)
     counts = [tiles_needed(image.size, size, upscaler) for upscaler in upscalers]
     results: list[Image.Image] = []
@@ -101,6 +130,14 @@ def enlarge_image(
     if "Postprocess crop to" in parameters:
         out = _centre(out, enlargement.width or 0, enlargement.height or 0)
     yield Enlarged(image=out, parameters=parameters)
+
+
+def _with_faces(image: Image.Image, restorer: FaceRestorer, visibility: float, weight: float) -> Image.Image:
+    colours = image.convert("RGB")
+    out = Image.blend(colours, restore_faces(colours, restorer, weight), visibility)
+    if image.has_transparency_data:
+        out.putalpha(image.convert("RGBA").getchannel("A"))
+    return out
 
 
 def plan(size: tuple[int, int], enlargement: Enlargement) -> tuple[tuple[int, int], dict[str, str]]:

@@ -16,6 +16,7 @@ import torch
 from PIL.Image import Resampling
 
 from sfumato.errors import ModelNotFoundError
+from sfumato.pipeline.faces import FaceRestorer, load_face_restorer
 from sfumato.weights.store import ENDINGS
 from sfumato.weights.upscalers import Enlarger, load_upscaler, packaged_upscaler
 
@@ -117,6 +118,7 @@ class UpscalerShelf:
         """Load nothing yet; for the arguments see `load`."""
         self.folder, self.device, self.dtype, self.paths = folder, device, dtype, paths
         self._kept: dict[str, Upscaler] = {}
+        self._restorers: dict[str, FaceRestorer] = {}
 
     def load(self, name: str) -> Upscaler:
         """Give the upscaler of that name. Raises ModelNotFoundError, WeightsError: see `load`."""
@@ -128,9 +130,16 @@ class UpscalerShelf:
             del self._kept[next(iter(self._kept))]
         return upscaler
 
+    def load_face_restorer(self, name: str) -> FaceRestorer:
+        """Give GFPGAN or CodeFormer. Raises ModelNotFoundError, WeightsError: see `load_face_restorer`."""
+        if name not in self._restorers:
+            self._restorers[name] = load_face_restorer(name, self.folder, device=self.device)
+        return self._restorers[name]
+
     def clear(self) -> None:
         """Let go of all."""
         self._kept.clear()
+        self._restorers.clear()
 
 
 def load(

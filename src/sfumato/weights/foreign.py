@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import sys
 import types
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,14 @@ class Foreign:
         out: Tensor = self._descriptor(x)
         return out
 
+    def restore(self, x: Tensor, weight: float) -> Tensor:
+        """Restore upright faces (B,3,512,512) in [0, 1]; `weight` is CodeFormer's. Draws no noise."""
+        if self.name not in ("CodeFormer", "GFPGAN"):
+            return self(x)
+        told: dict[str, Any] = {"weight": weight} if self.name == "CodeFormer" else {"randomize_noise": False}
+        out: Tensor = self.model(x * 2 - 1, **told)[0]
+        return (out + 1) / 2
+
 
 def load(file: Path, path: Path, *, device: torch.device, dtype: torch.dtype) -> Foreign:
     """Load a network of a kind that spandrel knows.
@@ -71,13 +80,15 @@ def load(file: Path, path: Path, *, device: torch.device, dtype: torch.dtype) ->
         raise UnknownModelError(
             f"{path} is neither ESRGAN nor Real-ESRGAN; for other architectures install spandrel: {INSTALL}"
         )
-    with _without_torchvision():
+    with without_torchvision():
         spandrel = importlib.import_module("spandrel")
         if importlib.util.find_spec("spandrel_extra_arches") is not None:
             importlib.import_module("spandrel_extra_arches").install(ignore_duplicates=True)
     tensors = read_safetensors(file)
     try:
-        found = spandrel.ModelLoader().load_from_state_dict(tensors)
+        with warnings.catch_warnings():  # what its architectures' authors wrote for older versions of torch
+            warnings.simplefilter("ignore")
+            found = spandrel.ModelLoader().load_from_state_dict(tensors)
     except spandrel.UnsupportedModelError as error:
         raise UnknownModelError(
             f"{path} is no upscaler that is known; CodeFormer also needs {INSTALL_EXTRA}"
@@ -102,7 +113,7 @@ def load(file: Path, path: Path, *, device: torch.device, dtype: torch.dtype) ->
 
 
 @contextmanager
-def _without_torchvision() -> Iterator[None]:
+def without_torchvision() -> Iterator[None]:
     """Let spandrel be imported where torchvision cannot."""
     try:
         importlib.import_module(_FUNCTIONAL)

@@ -96,7 +96,10 @@ def _from_safetensors(file: Path, path: Path, device: torch.device, dtype: torch
     if found.kind not in ("upscaler", "unknown"):
         raise UnknownModelError(f"{path} is {found}, not an upscaler; give an ESRGAN or Real-ESRGAN file")
     if found.kind == "unknown":
-        return foreign.load(file, path, device=device, dtype=dtype)
+        other = foreign.load(file, path, device=device, dtype=dtype)
+        if other.restores_faces:
+            raise UnknownModelError(f"{path} is {other.name}, which restores faces; it is no upscaler")
+        return other
     names = _our_names(header.tensors)
     shapes = {ours: header.tensors[name].shape for name, ours in names.items()}
     try:
