@@ -273,6 +273,19 @@ def test_commands_and_their_options() -> None:
         "models list": ["as_json", "models"],
         "models info": ["name", "as_json", "models"],
         "models add": ["path", "link", "models"],
+        "models merge": [
+            "a",
+            "b",
+            "c",
+            "method",
+            "multiplier",
+            "block_weights",
+            "vae",
+            "dtype",
+            "discard",
+            "target",
+            "models",
+        ],
         "models convert": ["name", "target", "dtype", "prediction", "models"],
     }
 

@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from sfumato import __version__, cli_files, cli_scripts
+from sfumato import __version__, cli_files, cli_merge, cli_scripts
 from sfumato.cli_options import Options, with_request, with_settings
 from sfumato.cli_upscale import upscale
 from sfumato.errors import RequestError, SfumatoError
@@ -33,6 +33,7 @@ app.add_typer(models_app, name="models")
 cli_files.add_commands(app)
 app.command()(upscale)
 cli_scripts.add_commands(app)
+cli_merge.add_commands(models_app)
 
 STOPPED = 130  # exit code after Ctrl-C
 ModelName = Annotated[str, typer.Argument(help="A name from the models folder, or a path.", metavar="NAME")]

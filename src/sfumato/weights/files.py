@@ -6,7 +6,8 @@ Reading maps the file: tensors are views of it, private to the process, and memo
 import hashlib
 import json
 import mmap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 
 import torch
@@ -33,6 +34,8 @@ __all__ = [
     "file_sha256",
     "read_header",
     "read_safetensors",
+    "read_tensor",
+    "stream_safetensors",
     "write_safetensors",
 ]
 
@@ -99,14 +102,25 @@ def read_safetensors(
                 )
                 tensors[name] = flat.view(info.shape)
             else:
-                buffer = bytearray(info.stop - info.start)
-                file.seek(info.start)
-                if file.readinto(buffer) < len(buffer):
-                    raise WeightsError(f"{path} became shorter while it was read; get the file again")
-                tensor = torch.frombuffer(buffer, dtype=DTYPES[info.dtype]).view(info.shape)
+                tensor = read_tensor(file, info, path)
                 layout = torch.channels_last if turned else torch.preserve_format
                 tensors[name] = tensor.to(device, target, memory_format=layout)
     return tensors
+
+
+def read_tensor(file: BufferedReader, info: TensorInfo, path: Path) -> Tensor:
+    """Read one tensor of an open file into memory of its own.
+
+    Raises:
+        WeightsError: the file ends before the tensor does.
+    """
+    if info.start == info.stop:
+        return torch.empty(info.shape, dtype=DTYPES[info.dtype])
+    buffer = bytearray(info.stop - info.start)
+    file.seek(info.start)
+    if file.readinto(buffer) < len(buffer):
+        raise WeightsError(f"{path} became shorter while it was read; get the file again")
+    return torch.frombuffer(buffer, dtype=DTYPES[info.dtype]).view(info.shape)
 
 
 def _is_aligned(info: TensorInfo) -> bool:
@@ -134,13 +148,41 @@ def write_safetensors(
         OutputError: the file cannot be written; an existing one is left as it was.
         WeightsError: a tensor that the format or `read_header` would refuse.
     """
+    outline = {
+        name: torch.empty(tensor.shape, dtype=_stored_dtype(name, tensor, dtype), device="meta")
+        for name, tensor in tensors.items()
+    }
+    for _ in stream_safetensors(path, outline, tensors.__getitem__, metadata):
+        pass
+
+
+def stream_safetensors(
+    path: Path,
+    outline: Mapping[str, Tensor],
+    produce: Callable[[str], Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """Write tensors that are made one by one, while the file is written; see `write_safetensors`.
+
+    Args:
+        path: the file; an existing one is replaced at once, after the last tensor.
+        outline: what will be written, by name: tensors without memory, of the stored shape and dtype.
+        produce: gives the tensor of a name; it is cast to the outline's dtype and let go.
+        metadata: strings for the header.
+
+    Yields:
+        The name of each tensor written. Stop iterating to leave nothing behind.
+
+    Raises:
+        OutputError, WeightsError: as `write_safetensors`.
+    """
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    order = sorted(tensors, key=lambda name: (-_stored_dtype(name, tensors[name], dtype).itemsize, name))
+    order = sorted(outline, key=lambda name: (-outline[name].itemsize, name))
     if len(order) > MAX_TENSORS:
         raise WeightsError(f"{len(order)} tensors cannot be written, at most {MAX_TENSORS} are accepted")
     end = 0
     for name in order:
-        tensor, stored = tensors[name], _stored_dtype(name, tensors[name], dtype)
+        tensor, stored = outline[name], _stored_dtype(name, outline[name], None)
         if not 0 < len(name) <= MAX_NAME or name == "__metadata__" or tensor.ndim > MAX_RANK:
             raise WeightsError(f"tensor {name[:80]!r} of shape {list(tensor.shape)} cannot be written")
         start, end = end, end + tensor.numel() * stored.itemsize
@@ -150,9 +192,10 @@ def write_safetensors(
     with atomic_file(path) as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
         for name in order:
-            stored = _stored_dtype(name, tensors[name], dtype)
-            tensor = tensors[name].detach().to("cpu", stored).contiguous()
+            tensor = produce(name).detach().to("cpu", outline[name].dtype).contiguous()
+            assert tensor.shape == outline[name].shape, name
             file.write(tensor.view(-1).view(torch.uint8).numpy().data)
+            yield name
 
 
 def _stored_dtype(name: str, tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:

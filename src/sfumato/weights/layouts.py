@@ -36,7 +36,7 @@ _FOUND_PREFIXES = (  # prefix in a single file, network, layout of a text encode
     ("conditioner.embedders.0.model.", "text", "open_clip"),
 )
 
-_HARMLESS = re.compile(
+HARMLESS = re.compile(
     "|".join(
         (
             r"model_ema\..*",  # averaged copy kept for further training
@@ -80,7 +80,7 @@ def split_single_file(path: Path, header: Header, spec: ModelSpec) -> tuple[dict
     names: dict[tuple[str, str | None], dict[str, str]] = {}
     stray = []
     for name in header.tensors:
-        if _HARMLESS.fullmatch(name):
+        if HARMLESS.fullmatch(name):
             continue
         for prefix, network, layout in _FOUND_PREFIXES:
             if name.startswith(prefix):

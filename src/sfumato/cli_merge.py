@@ -1,0 +1,71 @@
+"""`sfumato models merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfumato.cli_options import Options, with_settings
+from sfumato.errors import RequestError
+
+Given = Annotated[str, typer.Argument(help="A name from the models folder, or a path.")]
+Optional = Annotated[str | None, typer.Argument(help="The same.")]
+
+
+def add_commands(models_app: typer.Typer) -> None:
+    """Register this file's command."""
+    models_app.command("merge")(with_settings("models")(merge))
+
+
+def merge(
+    options: Options,
+    a: Given,
+    b: Optional = None,
+    c: Optional = None,
+    method: Annotated[
+        str, typer.Option(help="weighted-sum: A (1-m) + B m; add-difference: A + (B-C) m; no-interpolation.")
+    ] = "weighted-sum",
+    multiplier: Annotated[float, typer.Option("--multiplier", "-m", help="m, 0 to 1.")] = 0.3,
+    block_weights: Annotated[
+        str, typer.Option(help="m for each of the U-Net's 25 blocks, IN00 to OUT11: 0.1,0.2,…")
+    ] = "",
+    vae: Annotated[str | None, typer.Option(help="An autoencoder to put into the result.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; unset = as in A.")] = None,
+    discard: Annotated[str, typer.Option(help="Leave out tensors whose name matches this expression.")] = "",
+    target: Annotated[
+        Path | None,
+        typer.Option("--to", help="The new file; unset = in the models folder, named by the formula."),
+    ] = None,
+) -> None:
+    """Merge checkpoints into a new one and print its path."""
+    from sfumato.cli_terminal import ProgressBar
+    from sfumato.pipeline.models import DTYPES
+    from sfumato.weights import merge as merging
+    from sfumato.weights import store
+
+    if dtype not in (None, *DTYPES):
+        raise RequestError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
+    folder = options.settings().models
+    inputs = tuple(store.find(folder, name) for name in (a, b, c) if name is not None)
+    recipe = merging.Recipe(
+        method=method,  # type: ignore[arg-type]  # it refuses anything else
+        multiplier=multiplier,
+        blocks=_numbers(block_weights),
+        vae=None if vae is None else store.find(folder, vae),
+        dtype=DTYPES[dtype] if dtype else None,
+        discard=discard,
+    )
+    path = target or folder / merging.default_name(recipe, inputs)
+    with ProgressBar(None) as bar:
+        for step in merging.merge(recipe, inputs, path):
+            bar.update(step.done, "tensors", total=step.total)
+    typer.echo(str(path))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        raise RequestError(f"block weights {text[:80]!r} are not numbers with commas between") from None
