@@ -54,19 +54,18 @@ def replay(
 
     Exit code 0: the same, every pixel. 1: it differs.
     """
+    from sfumato.cli_pictures import open_shelf
     from sfumato.cli_terminal import ProgressBar, printable
     from sfumato.pipeline import images
     from sfumato.pipeline.generate import generate
-    from sfumato.pipeline.models import load_models
     from sfumato.pipeline.replay import difference, reasons, request_again
     from sfumato.types import Result, StepInfo
 
     settings, origin, before = options.settings(), _origin(image), images.open_image(image)
     request = request_again(origin, source=source, mask=mask, depth=depth, checkpoint=model)
-    models = load_models(request.model, settings.models, device=settings.device, dtype=settings.dtype)
     made: list[Result] = []
     with ProgressBar(None) as bar:
-        for event in generate(request, models):
+        for event in generate(request, open_shelf(settings)):
             if isinstance(event, StepInfo):
                 bar.update(event.step, image.name, total=event.steps)
             else:

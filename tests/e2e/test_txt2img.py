@@ -41,7 +41,7 @@ def test_a_prompt_becomes_a_picture_that_remembers_it(capsys: pytest.CaptureFixt
     assert metadata.read(infotext) == Request(
         prompt=Prompt(text="a cat, (red:1.2)", negative="blurry", clip_skip=2, emphasis="No norm"),
         sampling=Sampling(
-            sampler="Euler a", schedule="Uniform", steps=2, guidance=4.5, guidance_rescale=0.25
+            sampler="Euler a", schedule="Automatic", steps=2, guidance=4.5, guidance_rescale=0.25
         ),
         solver=Solver(eta=0.5),
         canvas=Canvas(width=64, height=48, seed=7, noise_source="cpu"),

@@ -150,7 +150,10 @@ def finish(plan: Plan, index: int, latents: Tensor, opening: Opening, began: flo
         image=image,
         request=request,
         infotext=metadata.write(
-            request, model_hash=models.sha256, vae_hash=models.vae_sha256, extra=opening.extra
+            request,
+            model_hash=models.sha256,
+            vae_hash=models.vae_sha256,
+            extra=(*opening.extra, *models.circumstances),
         ),
         index=index,
         seconds=time.perf_counter() - began,

@@ -78,6 +78,12 @@ class Models:
         """Of the other autoencoder's file."""
         return None if self.vae_path is None else file_sha256(self.vae_path)
 
+    @property
+    def circumstances(self) -> tuple[tuple[str, str], ...]:
+        """What beside a request decides the last bits of its pictures, as it stands in them."""
+        precision = str(self.dtype).removeprefix("torch.")
+        return ("Device", self.device.type), ("Precision", precision), ("Torch", torch.__version__)
+
     def predict(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """The U-Net as samplers see it: float32 latents (B,C,H,W) in, a prediction of its own dtype out."""
         x = x.to(self.dtype, memory_format=torch.channels_last)
