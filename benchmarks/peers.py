@@ -70,23 +70,7 @@ def peer_unet(network: UNet) -> Any:
             norm_num_groups=config.groups,
             time_embedding_dim=config.time_dim,
         )
-    theirs = keymaps.to_theirs(keymaps.unet_table(config), network.state_dict())
-    first = "time_embedding.linear_1.weight"
-    theirs[first] = _spread(theirs[first], config.channel_mult[0])
-    return _filled(peer, theirs)
-
-
-def _spread(weight: Tensor, factor: int) -> Tensor:
-    """Fit the time embedding's first matrix to a code `factor` times as wide.
-
-    diffusers' code has as many entries as the first level has channels, ours `model_channels`: every
-    `factor`-th of theirs. The others are multiplied by zero.
-    """
-    if factor == 1:
-        return weight
-    wide = weight.new_zeros(weight.shape[0], weight.shape[1] * factor)
-    wide[:, ::factor] = weight
-    return wide
+    return _filled(peer, keymaps.to_theirs(keymaps.unet_table(config), network.state_dict()))
 
 
 def peer_vae(network: AutoencoderKL) -> Any:

@@ -272,7 +272,7 @@ def test_commands_and_their_options() -> None:
         ],
         "models list": ["as_json", "models"],
         "models info": ["name", "as_json", "models"],
-        "models add": ["path", "link", "models"],
+        "models add": ["path", "name", "link", "models"],
         "models merge": [
             "a",
             "b",

@@ -18,7 +18,7 @@ import typer
 from sfumato import __version__, cli_files, cli_merge, cli_scripts
 from sfumato.cli_options import Options, with_request, with_settings
 from sfumato.cli_upscale import upscale
-from sfumato.errors import RequestError, SfumatoError
+from sfumato.errors import RequestError, SfumatoError, WeightsError
 
 app = typer.Typer(
     name="sfumato",
@@ -118,10 +118,13 @@ def doctor(options: Options, as_json: JsonFlag = False) -> None:
 @models_app.command("list")
 @with_settings("models")
 def models_list(options: Options, as_json: JsonFlag = False) -> None:
-    """List the models folder."""
+    """List the model that comes with Sfumato, and the models folder."""
+    from sfumato.pipeline.models import EMBEDDED, embedded_model
     from sfumato.weights import store
+    from sfumato.weights.info import describe
 
-    for model in store.scan(options.settings().models):
+    embedded = describe(embedded_model(), name=EMBEDDED)
+    for model in (embedded, *store.scan(options.settings().models)):
         typer.echo(json.dumps(model.to_dict()) if as_json else model.line())
 
 
@@ -129,16 +132,14 @@ def models_list(options: Options, as_json: JsonFlag = False) -> None:
 @with_settings("models")
 def models_info(options: Options, name: ModelName, as_json: JsonFlag = False) -> None:
     """Say what a model is, from its header alone."""
+    from sfumato.cli_terminal import printable
     from sfumato.pipeline.models import find_checkpoint
     from sfumato.weights.info import describe
 
     model = describe(find_checkpoint(name, options.settings().models))
-    if as_json:
-        typer.echo(json.dumps(model.to_dict()))
-        return
-    for key, value in model.to_dict().items():
-        if value not in ("", None, {}):
-            typer.echo(f"{key}: {json.dumps(value, indent=2) if isinstance(value, dict) else value}")
+    if model.fault:
+        raise WeightsError(model.fault)
+    typer.echo(json.dumps(model.to_dict()) if as_json else printable(model.text()))
 
 
 @models_app.command("add")
@@ -146,12 +147,13 @@ def models_info(options: Options, name: ModelName, as_json: JsonFlag = False) ->
 def models_add(
     options: Options,
     path: Annotated[Path, typer.Argument(help="A file, or a folder in diffusers' layout.")],
+    name: Annotated[str | None, typer.Option(help="What to call it; unset = as it is.")] = None,
     link: Annotated[bool, typer.Option("--link", help="Make a symbolic link instead of a copy.")] = False,
 ) -> None:
     """Bring a model into the models folder: checked, copied, compared."""
     from sfumato.weights import store
 
-    typer.echo(store.add(options.settings().models, path, link=link).line())
+    typer.echo(store.add(options.settings().models, path, name=name, link=link).line())
 
 
 @models_app.command("convert")

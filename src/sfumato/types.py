@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EmphasisMode = Literal["None", "Ignore", "Original", "No norm"]
 NoiseSource = Literal["philox", "cpu", "device"]
-Prediction = Literal["eps", "v"]
+Prediction = Literal["eps", "v"]  # what a U-Net predicts: the noise, or v = alpha noise - sigma latents
 ResizeMode = Literal["Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)"]
 MaskedArea = Literal["Whole picture", "Only masked"]
 MaskedContent = Literal["fill", "original", "latent noise", "latent nothing"]

@@ -20,7 +20,7 @@ def test_a_model_is_added_listed_and_described(
     models: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["models", "list"]) == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out.startswith("sfumato-mini: checkpoint, sfumato-mini, v-prediction, 128 px")
     assert run(["models", "add", str(tiny_checkpoint)]) == 0
     assert file_sha256(models / tiny_checkpoint.name) == file_sha256(tiny_checkpoint)
     assert run(["models", "list"]) == 0
@@ -28,10 +28,12 @@ def test_a_model_is_added_listed_and_described(
         capsys.readouterr().out.splitlines()[-1].startswith("tiny: checkpoint, tiny, eps-prediction, 64 px")
     )
     assert run(["models", "list", "--json"]) == 0
-    (listed,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    _, listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert (listed["name"], listed["native_size"]) == ("tiny", 64)
     assert run(["models", "info", "tiny"]) == 0
-    assert "family: tiny\n" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "family: tiny\n" in told
+    assert "\n      unet:\n        attention_levels: [1]\n" in told  # no JSON within JSON
     assert run(["models", "info", "tiny", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "checkpoint"
 
@@ -51,6 +53,10 @@ def test_a_model_goes_to_a_folder_and_back(
     [
         ("models add none.safetensors", "none.safetensors"),
         ("models info none", "none"),
+        ("models info {broken}", "README.md is not a usable safetensors file"),
+        ("models info {broken} --json", "README.md is not a usable safetensors file"),
+        ("models add {tiny} --name sfumato-mini", "give yours another --name"),
+        ("models convert sfumato-mini out.ckpt", "out.ckpt"),
         ("models convert none out", "none"),
         ("models convert none out --dtype int8", "int8"),
         ("models convert none out --prediction x", "eps, v"),
@@ -59,9 +65,16 @@ def test_a_model_goes_to_a_folder_and_back(
     ],
 )
 def test_what_is_not_there_is_said_in_one_line(
-    home: Path, capsys: pytest.CaptureFixture[str], line: str, named: str
+    home: Path,
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    line: str,
+    named: str,
 ) -> None:
-    assert run(line.split()) == 2
+    broken = tmp_path / "README.md"
+    broken.write_text("# Not a model\n")
+    assert run(line.format(broken=broken, tiny=tiny_checkpoint).split()) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ")

@@ -54,9 +54,18 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("name", MODELS)
+def wide_first(spec: ModelSpec) -> ModelSpec:
+    """As sfumato-mini: the first level is a multiple of the unit that the time code is as wide as."""
+    return replace(spec, unet=replace(spec.unet, channel_mult=(2, 3, 4)))
+
+
+SPECS = {name: narrow(spec) for name, spec in MODELS.items()}
+SPECS["wide first"] = wide_first(SPECS["sd-2.x"])
+
+
+@pytest.mark.parametrize("name", SPECS)
 def test_single_file_to_folder_and_back_is_the_same_to_the_bit(name: str, tmp_path: Path) -> None:
-    spec = narrow(MODELS[name])
+    spec = SPECS[name]
     write(tmp_path / "a.safetensors", spec)
     convert.convert(tmp_path / "a.safetensors", tmp_path / "folder")
     convert.convert(tmp_path / "folder", tmp_path / "b.safetensors")
@@ -67,9 +76,9 @@ def test_single_file_to_folder_and_back_is_the_same_to_the_bit(name: str, tmp_pa
     assert provenance == {"data": "none", "converted from": "a.safetensors"}
 
 
-@pytest.mark.parametrize("name", ["sd-1.x", "sd-2.x"])
+@pytest.mark.parametrize("name", ["sd-1.x", "sd-2.x", "wide first"])
 def test_diffusers_loads_the_folder_and_computes_the_same(name: str, tmp_path: Path) -> None:
-    spec = narrow(MODELS[name])
+    spec = SPECS[name]
     write(tmp_path / "a.safetensors", spec)
     convert.convert(tmp_path / "a.safetensors", tmp_path / "folder")
     ours = load.load_checkpoint(tmp_path / "folder", device="cpu", dtype=None)
@@ -119,6 +128,26 @@ def test_a_folder_that_diffusers_wrote_is_read_without_our_description(tmp_path:
         assert same(getattr(read, part).state_dict(), getattr(original, part).state_dict())
     vae = load.load_vae(again / "vae", device="cpu", dtype=None)
     assert same(vae.state_dict(), original.vae.state_dict())
+
+
+@pytest.mark.parametrize("target", ["out.ckpt", "out.pt", "out.SafeTensors"])
+def test_a_target_with_another_ending_is_refused(target: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.safetensors", SPECS["sd-1.x"])
+    with pytest.raises(OutputError, match=rf"{target}: models are written as \.safetensors"):
+        convert.convert(tmp_path / "a.safetensors", tmp_path / target)
+    convert.convert(tmp_path / "a.safetensors", tmp_path / "v1.5")
+    assert (tmp_path / "v1.5" / "model_index.json").is_file()
+
+
+def test_a_prediction_type_against_our_own_description_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.safetensors", SPECS["sd-2.x"])
+    convert.convert(tmp_path / "a.safetensors", tmp_path / "folder", prediction="v")
+    for path in (tmp_path / "a.safetensors", tmp_path / "folder"):
+        assert load.load_checkpoint(path, device="cpu", dtype=None, prediction="v").spec.prediction == "v"
+        with pytest.raises(
+            WeightsError, match=rf"{path.name} says of itself that it predicts 'v', not 'eps'"
+        ):
+            load.load_checkpoint(path, device="cpu", dtype=None, prediction="eps")
 
 
 @pytest.mark.parametrize("name", MODELS)

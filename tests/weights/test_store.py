@@ -137,6 +137,24 @@ def test_adding_does_not_replace_another_model(tmp_path: Path, tiny_checkpoint: 
     assert (models / tiny_checkpoint.name).read_bytes() == b"mine"
 
 
+def test_adding_under_another_name(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    models = tmp_path / "models"
+    for name in ("mine", "mine.safetensors"):
+        assert store.add(models, tiny_checkpoint, name=name).path == models / "mine.safetensors"
+    convert.convert(tiny_checkpoint, tmp_path / "made")
+    assert store.add(models, tmp_path / "made", name="v1.5").path == models / "v1.5"
+    assert store.find(models, "mine") == models / "mine.safetensors"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../b", "..", ".hidden", "sfumato-mini"])
+def test_adding_under_a_name_that_would_not_be_found_is_refused(
+    tmp_path: Path, tiny_checkpoint: Path, name: str
+) -> None:
+    with pytest.raises(OutputError):
+        store.add(tmp_path / "models", tiny_checkpoint, name=name)
+    assert not (tmp_path / "models").exists()
+
+
 def test_adding_a_link_makes_no_copy(tmp_path: Path, tiny_checkpoint: Path) -> None:
     info = store.add(tmp_path / "models", tiny_checkpoint, link=True)
     assert info.path.is_symlink()

@@ -11,8 +11,8 @@ from typing import Concatenate, ParamSpec, Protocol
 
 from torch import Tensor
 
-from sfumato.diffusion.losses import Prediction
 from sfumato.diffusion.schedules import NoiseLevels
+from sfumato.types import Prediction
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """x (B,C,H,W) = clean + sigma noise, sigma (B,) > 0 -> the expected clean latents (B,C,H,W)."""

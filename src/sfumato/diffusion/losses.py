@@ -3,12 +3,10 @@
 Shape letters: B pictures, C latent channels, H W latent size.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Prediction = Literal["eps", "v"]
+from sfumato.types import Prediction
 
 
 def add_noise(clean: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sfumato.diffusion.losses import Prediction
 from sfumato.errors import TrainingError
 from sfumato.nn.clip_text import CLIPTextConfig
 from sfumato.nn.unet import UNetConfig
 from sfumato.nn.vae import VAEConfig
+from sfumato.types import Prediction
 
 
 class _Table(BaseModel):

@@ -1,6 +1,7 @@
 """From one layout to another: single file, diffusers folder, pickle. Numbers go through to the bit."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import OutputError, UnknownModelError
+from sfumato.types import Prediction
 from sfumato.weights import folder_configs as configs
 from sfumato.weights import keymaps
 from sfumato.weights.atomic import atomic_folder
@@ -18,7 +20,7 @@ from sfumato.weights.folders import DESCRIPTION, SUBFOLDERS
 from sfumato.weights.layouts import NETWORKS, Part, table_of
 from sfumato.weights.load import Weights, check_fit, describing_metadata, save_checkpoint
 from sfumato.weights.sources import Source, open_source
-from sfumato.weights.specs import ModelSpec, Prediction
+from sfumato.weights.specs import ModelSpec
 from sfumato.weights.tokenizer_folder import write_tokenizer
 
 
@@ -36,7 +38,8 @@ def convert(
 
     Args:
         source: a single file, a folder in diffusers' layout, or a pickle.
-        target: a path ending in `.safetensors` for a single file, any other for a folder; it must not exist.
+        target: a path ending in `.safetensors` for a single file, one without an ending for a folder; it must
+            not exist.
         dtype: what floating-point weights are cast to; None keeps each as it is.
         prediction: what the U-Net predicts, where the source does not say it.
 
@@ -44,11 +47,15 @@ def convert(
         ModelNotFoundError: there is no such source.
         UnsafeFileError: a pickle that asks for something to be executed.
         WeightsError: the source is broken, does not fit its family, or does not say what it predicts.
-        OutputError: the target exists, or cannot be written; nothing is left of it.
+        OutputError: the target exists, has another ending, or cannot be written; nothing is left of it.
     """
     if target.exists():
         raise OutputError(f"{target} exists already; choose another name or remove it")
     single = target.suffix == ".safetensors"
+    if not single and re.fullmatch(r"\.[A-Za-z]\w*", target.suffix):  # v1.5 is no ending
+        raise OutputError(
+            f"{target}: models are written as .safetensors or, without an ending, as a folder; rename it"
+        )
     with open_source(source, prediction) as opened:
         if opened.found.kind not in ("checkpoint", "training state") and single and source.is_file():
             _rewrite(opened, target, dtype)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from sfumato.errors import UnknownModelError, WeightsError
+from sfumato.types import Prediction
 from sfumato.weights.files import Header
 from sfumato.weights.header import TensorInfo
 from sfumato.weights.prediction import told_prediction
-from sfumato.weights.specs import MODELS, ModelSpec, Prediction, build_spec
+from sfumato.weights.specs import MODELS, ModelSpec, build_spec
 
 Kind = Literal[
     "checkpoint",
@@ -158,9 +159,9 @@ class Detection:
 def detect(header: Header, path: Path | None = None, prediction: Prediction | None = None) -> Detection:
     """Tell what a file is from its header.
 
-    A file's own description wins over the rules. The prediction type comes from the first of: the caller, the
-    file's own description, a marker among the keys, the metadata, a side-car `<stem>.yaml` or `<stem>.json`,
-    and the family's row where there is only one.
+    A file's own description wins over the rules. Without one, the prediction type comes from the first of:
+    the caller, a marker among the keys, the metadata, a side-car `<stem>.yaml` or `<stem>.json`, and the
+    family's row where there is only one.
 
     Args:
         header: the file's header.
@@ -168,14 +169,14 @@ def detect(header: Header, path: Path | None = None, prediction: Prediction | No
         prediction: what the caller knows.
 
     Raises:
-        WeightsError: the file's own description or its side-car is not usable.
+        WeightsError: the file's own description or its side-car is not usable, or the caller contradicts the
+            description.
     """
     if SELF in header.metadata:
         spec = described_spec(header.metadata)
         kind: Kind = "checkpoint" if _IN in header.tensors else "VAE"
         told = "the file's own description"
-        if prediction is not None:
-            spec, told = replace(spec, prediction=prediction), "the caller"
+        require_agreement(spec, prediction, path)
         return Detection(
             kind=kind, family=spec.family, rows=(spec,), spec=spec, told_by=told, self_described=True
         )
@@ -192,6 +193,19 @@ def detect(header: Header, path: Path | None = None, prediction: Prediction | No
         chosen = replace(chosen, zero_terminal_snr=True)
     family = chosen.family if chosen else rule.family
     return Detection(kind=rule.kind, family=family, rows=rows, spec=chosen, told_by=told or "the family")
+
+
+def require_agreement(spec: ModelSpec, prediction: Prediction | None, path: Path | None) -> None:
+    """Refuse a caller's word against a description that Sfumato wrote.
+
+    Raises:
+        WeightsError: both are given and differ.
+    """
+    if prediction not in (None, spec.prediction):
+        raise WeightsError(
+            f"{path or 'the file'} says of itself that it predicts {spec.prediction!r}, not {prediction!r}; "
+            "leave the prediction type out"
+        )
 
 
 def _choose(rows: tuple[ModelSpec, ...], prediction: Prediction | None) -> ModelSpec | None:

@@ -11,8 +11,9 @@ from sfumato.errors import WeightsError
 from sfumato.nn.clip_text import CLIPTextConfig
 from sfumato.nn.unet import UNetConfig
 from sfumato.nn.vae import VAEConfig
+from sfumato.types import Prediction
 from sfumato.weights.prediction import SPELLINGS
-from sfumato.weights.specs import ModelSpec, Prediction
+from sfumato.weights.specs import ModelSpec
 
 Settings = Mapping[str, Any]
 Fields = Mapping[str, tuple[str, Callable[[Any], Any]]]
@@ -235,15 +236,19 @@ def unet_settings(spec: ModelSpec) -> dict[str, Any]:
     config = spec.unet
     attends = [level in config.attention_levels for level in range(len(config.widths))]
     heads = [config.heads_of(width) for width in config.widths]
-    return {theirs: getattr(config, ours) for theirs, (ours, _) in _UNET_FIELDS.items()} | {
-        "_class_name": "UNet2DConditionModel",
-        "_diffusers_version": _VERSION,
-        "block_out_channels": list(config.widths),
-        "down_block_types": [_ATTENDING[0] if attending else _PLAIN[0] for attending in attends],
-        "up_block_types": [_ATTENDING[1] if attending else _PLAIN[1] for attending in reversed(attends)],
-        "attention_head_dim": heads[0] if len(set(heads)) == 1 else heads,
-        "sample_size": spec.native_size // spec.vae.reduction,
-    }
+    return (
+        {theirs: getattr(config, ours) for theirs, (ours, _) in _UNET_FIELDS.items()}
+        | {
+            "_class_name": "UNet2DConditionModel",
+            "_diffusers_version": _VERSION,
+            "block_out_channels": list(config.widths),
+            "down_block_types": [_ATTENDING[0] if attending else _PLAIN[0] for attending in attends],
+            "up_block_types": [_ATTENDING[1] if attending else _PLAIN[1] for attending in reversed(attends)],
+            "attention_head_dim": heads[0] if len(set(heads)) == 1 else heads,
+            "sample_size": spec.native_size // spec.vae.reduction,
+        }
+        | ({} if config.channel_mult[0] == 1 else {"time_embedding_dim": config.time_dim})
+    )
 
 
 def vae_settings(spec: ModelSpec) -> dict[str, Any]:

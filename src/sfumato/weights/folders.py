@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.errors import UnknownModelError, UnsafeFileError, WeightsError
-from sfumato.weights.detect import SELF, Detection, described_spec
+from sfumato.types import Prediction
+from sfumato.weights.detect import SELF, Detection, described_spec, require_agreement
 from sfumato.weights.files import file_sha256
 from sfumato.weights.folder_configs import read_scheduler, read_text, read_unet, read_vae
 from sfumato.weights.header import read_header
 from sfumato.weights.layouts import Part, table_of
-from sfumato.weights.specs import END_OF_TEXT, MODELS, ModelSpec, Prediction, TextLayout
+from sfumato.weights.specs import END_OF_TEXT, MODELS, ModelSpec, TextLayout
 
 DESCRIPTION = "sfumato.json"  # our own description in a folder that we wrote
 SUBFOLDERS: Mapping[str, tuple[str, str]] = {  # network: subfolder, stem of its weights
@@ -71,10 +72,11 @@ def read_folder(path: Path, prediction: Prediction | None = None) -> Folder:
         text = json.dumps(read_json(path / DESCRIPTION, ""))
         spec, told = described_spec({SELF: text}), "the folder's own description"
         metadata = {SELF: text}
+        require_agreement(spec, prediction, path)
     else:
         spec, told = _translated(path)
         metadata = {}
-    if prediction is not None:
+    if prediction is not None and not metadata:
         spec, told = replace(spec, prediction=prediction), "the caller"
     found = Detection(
         kind="checkpoint",

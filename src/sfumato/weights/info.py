@@ -1,5 +1,8 @@
 """What a file or folder is, said from headers alone."""
 
+import contextlib
+import json
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.errors import SfumatoError
+from sfumato.types import Prediction
 from sfumato.weights import folders, pickles
 from sfumato.weights.detect import Detection, detect
 from sfumato.weights.header import Header, TensorInfo, read_header
-from sfumato.weights.specs import Prediction
 
 _FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 
@@ -44,6 +47,11 @@ class ModelInfo:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return values | {"path": str(self.path), "metadata": dict(self.metadata)}
 
+    def text(self) -> str:
+        """Say everything that is known, a field a line."""
+        known = {name: value for name, value in self.to_dict().items() if value not in ("", None, {})}
+        return "\n".join(f"{name}:{_indented(value)}" for name, value in known.items())
+
     def line(self) -> str:
         """Say it in one line."""
         if self.fault:
@@ -52,6 +60,18 @@ class ModelInfo:
         if self.kind == "checkpoint":
             parts.insert(2, f"{self.prediction or '?'}-prediction, {self.native_size or '?'} px")
         return f"{self.name}: " + ", ".join(part for part in parts if part)
+
+
+def _indented(value: Any, depth: int = 0) -> str:
+    """Write a value in readable lines; JSON within strings is unfolded."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    indent = "  " * (depth + 1)
+    if isinstance(value, dict):
+        return "".join(f"\n{indent}{key}:{_indented(each, depth + 1)}" for key, each in value.items())
+    text = str(value).strip()
+    return "\n" + textwrap.indent(text, indent) if "\n" in text else " " + text
 
 
 def describe(path: Path, *, name: str | None = None, read_pickles: bool = True) -> ModelInfo:

@@ -27,14 +27,15 @@ class Row:
     """One tensor in both layouts.
 
     `form` says what theirs is to ours: the same tensor; the matrix of our 1×1 convolution ("squeezed"); or a
-    taller one, of which ours is one third of the rows. `also` are other spellings of `theirs`, accepted on
-    reading.
+    taller one, of which ours is one third of the rows. Where `stride` is not 1, ours are every stride-th of
+    their columns, of which the others are zero. `also` are other spellings of `theirs`, accepted on reading.
     """
 
     ours: str
     theirs: str
     form: Form = "same"
     also: tuple[str, ...] = ()
+    stride: int = 1
 
 
 Table = tuple[Row, ...]
@@ -98,7 +99,7 @@ def to_ours(table: Table, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name not in by_theirs:
             ours[name] = tensor
         for row in by_theirs.get(name, ()):
-            ours[row.ours] = _our_form(row.form, tensor)
+            ours[row.ours] = _our_form(row, tensor)
     return ours
 
 
@@ -122,17 +123,27 @@ def to_theirs(table: Table, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif row.form in _THIRDS:
             thirds.setdefault(row.theirs, {})[row.form] = tensor
         else:
-            theirs[row.theirs] = tensor.flatten(1) if row.form == "squeezed" else tensor
+            theirs[row.theirs] = tensor.flatten(1) if row.form == "squeezed" else _spread(tensor, row.stride)
     for name, parts in thirds.items():
         if len(parts) == len(_THIRDS):  # else the name stays missing and a strict load says so
             theirs[name] = torch.cat([parts[form] for form in _THIRDS])
     return theirs
 
 
-def _our_form(form: Form, tensor: Tensor) -> Tensor:
-    if form in _THIRDS and tensor.shape and tensor.shape[0] % 3 == 0:
-        return tensor.chunk(3)[_THIRDS.index(form)]
-    if form == "squeezed" and tensor.ndim == 2:
+def _spread(tensor: Tensor, stride: int) -> Tensor:
+    if stride == 1 or tensor.ndim != 2:
+        return tensor
+    wide = tensor.new_zeros(tensor.shape[0], tensor.shape[1] * stride)
+    wide[:, ::stride] = tensor
+    return wide
+
+
+def _our_form(row: Row, tensor: Tensor) -> Tensor:
+    if row.form in _THIRDS and tensor.shape and tensor.shape[0] % 3 == 0:
+        return tensor.chunk(3)[_THIRDS.index(row.form)]
+    if row.stride != 1 and tensor.ndim == 2:
+        return tensor[:, :: row.stride].contiguous()
+    if row.form == "squeezed" and tensor.ndim == 2:
         return tensor[:, :, None, None]  # (O,I) -> (O,I,1,1)
     return tensor
 
@@ -159,7 +170,6 @@ def _inside(ours: str, theirs: str, parts: Iterable[Row]) -> Iterator[Row]:
 # --- U-Net ----------------------------------------------------------------------------------------
 
 _UNET_ENDS = (
-    Row("time_embed.0", "time_embedding.linear_1"),
     Row("time_embed.2", "time_embedding.linear_2"),
     Row("input_blocks.0.0", "conv_in"),
     Row("out.0", "conv_norm_out"),
@@ -188,7 +198,10 @@ _UNET_ATTENTION = tuple(
 
 
 def unet_table(config: UNetShape) -> Table:
-    """Give the U-Net's rows: our (LDM) names against those of diffusers' UNet2DConditionModel."""
+    """Give the U-Net's rows: our (LDM) names against those of diffusers' UNet2DConditionModel.
+
+    Their code of the noise level is as wide as the first level, ours as its unit: every n-th number.
+    """
     levels = len(config.channel_mult)
 
     def block(ours: str, theirs: str, number: int, attention: bool) -> Iterator[Row]:
@@ -220,7 +233,9 @@ def unet_table(config: UNetShape) -> Table:
             if level > 0:  # the upsampler is the last part of the level's last block
                 yield Row(f"output_blocks.{index - 1}.{1 + attention}.conv", f"{there}.upsamplers.0.conv")
 
-    return _leaves(modules())
+    code, there = "time_embed.0", "time_embedding.linear_1"
+    first = Row(f"{code}.weight", f"{there}.weight", stride=config.channel_mult[0])
+    return (first, Row(f"{code}.bias", f"{there}.bias"), *_leaves(modules()))
 
 
 # --- autoencoder ----------------------------------------------------------------------------------

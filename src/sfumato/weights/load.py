@@ -13,6 +13,7 @@ from sfumato.errors import UnknownModelError, WeightsError
 from sfumato.nn.clip_text import CLIPText
 from sfumato.nn.unet import UNet
 from sfumato.nn.vae import AutoencoderKL, VAEConfig
+from sfumato.types import Prediction
 from sfumato.weights import keymaps
 from sfumato.weights.detect import SELF, require_spec
 from sfumato.weights.files import file_sha256, write_safetensors
@@ -27,7 +28,7 @@ from sfumato.weights.layouts import (
     table_of,
 )
 from sfumato.weights.sources import Source, open_source
-from sfumato.weights.specs import MODELS, ModelSpec, Prediction, spec_fields
+from sfumato.weights.specs import MODELS, ModelSpec, spec_fields
 
 Device = torch.device | str
 Weights = nn.Module | Mapping[str, Tensor]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sfumato.errors import WeightsError
+from sfumato.types import Prediction
 from sfumato.weights.header import Header
-from sfumato.weights.specs import Prediction
 
 SPELLINGS: Mapping[str, Prediction] = {
     "eps": "eps",

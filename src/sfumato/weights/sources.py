@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfumato.errors import ModelNotFoundError
+from sfumato.types import Prediction
 from sfumato.weights import folders, pickles
 from sfumato.weights.detect import Detection, detect
 from sfumato.weights.header import read_header
 from sfumato.weights.layouts import PREFIXES, Part, split_single_file, table_of
-from sfumato.weights.specs import ModelSpec, Prediction
+from sfumato.weights.specs import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)

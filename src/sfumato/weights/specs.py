@@ -14,8 +14,8 @@ from sfumato.errors import WeightsError
 from sfumato.nn.clip_text import CLIPTextConfig
 from sfumato.nn.unet import UNetConfig
 from sfumato.nn.vae import VAEConfig
+from sfumato.types import Prediction
 
-Prediction = Literal["eps", "v"]
 TextLayout = Literal["clip", "open_clip"]
 
 END_OF_TEXT = 49407
@@ -29,7 +29,7 @@ class ModelSpec:
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     text: CLIPTextConfig = field(default_factory=CLIPTextConfig)
-    prediction: Prediction = "eps"  # what the U-Net predicts: the noise, or v = alpha noise - sigma latents
+    prediction: Prediction = "eps"
     native_size: int = 512  # pixels of a side it was trained at
     text_layout: TextLayout = "clip"  # names of the text encoder in a single file
     pad_token: int = END_OF_TEXT  # fills a prompt's chunk after its end

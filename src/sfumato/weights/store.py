@@ -24,6 +24,7 @@ from sfumato.weights.pickles import is_pickle
 
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 INDEX = "model_index.json"
+EMBEDDED = "sfumato-mini"  # the model that comes with the package; no other is found by this name
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 _TITLE = re.compile(r"(.+) \[([0-9a-f]{8,64})\]")  # as other programs write a checkpoint: name and hash
 _CHUNK = 2**23
@@ -128,7 +129,7 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def add(folder: Path, source: Path, *, link: bool = False) -> ModelInfo:
+def add(folder: Path, source: Path, *, name: str | None = None, link: bool = False) -> ModelInfo:
     """Bring a model into the models folder: checked first, copied, compared, and visible only then.
 
     A pickle is read without being executed and arrives as safetensors.
@@ -136,12 +137,14 @@ def add(folder: Path, source: Path, *, link: bool = False) -> ModelInfo:
     Args:
         folder: the models folder; it is made if need be.
         source: a file, or a folder in diffusers' layout.
+        name: what it is called in the folder, without an ending; None = as it is.
         link: make a symbolic link in place of a copy (not for pickles).
 
     Raises:
         ModelNotFoundError: there is no such source.
         WeightsError: it is broken, or nothing that is known.
-        OutputError: the folder has another model of that name, or cannot be written.
+        OutputError: the name is no file name or that of the model that comes with Sfumato; the folder has
+            another model of that name, or cannot be written.
     """
     if not source.exists():
         raise ModelNotFoundError(f"{source} does not exist; check the path")
@@ -150,16 +153,16 @@ def add(folder: Path, source: Path, *, link: bool = False) -> ModelInfo:
         raise WeightsError(info.fault)
     if info.kind == "unknown":
         raise WeightsError(f"{source} is a file of an unknown kind; nothing was added")
+    pickled = source.is_file() and is_pickle(source)
+    target = folder / _file_name(source, name, pickled)
     _make_folder(folder)
-    if source.is_file() and is_pickle(source):
-        target = folder / f"{source.stem}.safetensors"
+    if pickled:
         convert(source, target)
         return describe(target)
-    target = folder / source.name
     if target.exists() or target.is_symlink():
         if source.is_file() and target.is_file() and file_sha256(source) == file_sha256(target):
             return describe(target)
-        raise OutputError(f"{target} exists already and is another model; rename one of them")
+        raise OutputError(f"{target} exists already and is another model; give yours another --name")
     if link:
         _link(source, target)
     elif source.is_dir():
@@ -168,6 +171,18 @@ def add(folder: Path, source: Path, *, link: bool = False) -> ModelInfo:
         _check_room(folder, info.size)
         _copy_file(source, target)
     return describe(target)
+
+
+def _file_name(source: Path, name: str | None, pickled: bool) -> str:
+    stem = source.name if source.is_dir() else source.stem
+    ending = "" if source.is_dir() else ".safetensors" if pickled else source.suffix
+    if name is not None:
+        stem = name.removesuffix(ending)
+        if not stem or Path(stem).name != stem or stem.startswith("."):
+            raise OutputError(f"{name[:80]!r} is not the name of a file; give one without folders")
+    if stem == EMBEDDED:
+        raise OutputError(f"{EMBEDDED} is the model that comes with Sfumato; give yours another --name")
+    return stem + ending
 
 
 def _make_folder(folder: Path) -> None:
