@@ -119,11 +119,11 @@ def doctor(options: Options, as_json: JsonFlag = False) -> None:
 @with_settings("models")
 def models_list(options: Options, as_json: JsonFlag = False) -> None:
     """List the model that comes with Sfumato, and the models folder."""
-    from sfumato.pipeline.models import EMBEDDED, embedded_model
+    from sfumato.pipeline.models import embedded_model
     from sfumato.weights import store
     from sfumato.weights.info import describe
 
-    embedded = describe(embedded_model(), name=EMBEDDED)
+    embedded = describe(embedded_model(), name=store.EMBEDDED)
     for model in (embedded, *store.scan(options.settings().models)):
         typer.echo(json.dumps(model.to_dict()) if as_json else model.line())
 

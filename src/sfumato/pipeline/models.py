@@ -27,7 +27,6 @@ from sfumato.weights.files import file_sha256
 from sfumato.weights.load import Checkpoint, load_checkpoint
 from sfumato.weights.specs import ModelSpec
 
-EMBEDDED = "sfumato-mini"  # the model that comes with the package
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 )
@@ -126,14 +125,14 @@ def find_checkpoint(name: str | None, folder: Path) -> Path:
 
     Raises ModelNotFoundError: nowhere; the nearest names are given.
     """
-    if name is None or name == EMBEDDED:
+    if name is None or name == store.EMBEDDED:
         return embedded_model()
     return store.find(folder, name)
 
 
 def embedded_model() -> Path:
     """The file of the model that comes with Sfumato. Raises ModelNotFoundError: this copy has none."""
-    path = Path(str(resources.files("sfumato"))) / "assets" / f"{EMBEDDED}.safetensors"
+    path = Path(str(resources.files("sfumato"))) / "assets" / f"{store.EMBEDDED}.safetensors"
     if not path.is_file():
         raise ModelNotFoundError(
             f"{path} is missing from this installation; name a checkpoint with --model, or install again"
