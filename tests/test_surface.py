@@ -148,7 +148,7 @@ def test_commands_and_their_options() -> None:
             *with_prompt,
         ],
         "xyz": [
-            *(flag.name for flag in (PROMPT, *REQUEST_FLAGS)),
+            *(flag.name for flag in (PROMPT, *REQUEST_FLAGS, SOURCE, *SOURCE_FLAGS)),
             "style",
             "x",
             "y",
@@ -166,7 +166,7 @@ def test_commands_and_their_options() -> None:
             *with_prompt,
         ],
         "matrix": [
-            *(flag.name for flag in (PROMPT, *REQUEST_FLAGS)),
+            *(flag.name for flag in (PROMPT, *REQUEST_FLAGS, SOURCE, *SOURCE_FLAGS)),
             "style",
             "at_start",
             "different_seeds",

@@ -270,6 +270,12 @@ def with_source(command: Callable[..., None]) -> Callable[..., None]:
     return _with_flags(command, (SOURCE, PROMPT), (*SOURCE_FLAGS, *REQUEST_FLAGS), SETTING_FLAGS)
 
 
+def with_any_request(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(options, …)` the prompt, every option of a request and of the settings; --source too."""
+    named = replace(SOURCE, spellings=("--source",))
+    return _with_flags(command, (PROMPT,), (*REQUEST_FLAGS, named, *SOURCE_FLAGS), SETTING_FLAGS)
+
+
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give `command(options, …)` these options of the settings; none named = all but those for prompts."""
     flags = [

@@ -30,13 +30,23 @@ class Desk:
     as_json: bool
     show: bool
 
-    def check(self, requests: Sequence[Request], shelf: ModelShelf) -> None:
-        """Refuse, before the first step of the first picture, what could not be finished. Writes nothing."""
+    def check(self, requests: Sequence[Request], shelf: ModelShelf) -> tuple[int, int]:
+        """Refuse, before the first step of the first picture, what could not be finished. Writes nothing.
+
+        Gives the largest width and height of the pictures.
+        """
         images.check_folder(self.folder)
+        widest = highest = 0
         for request in requests:
             canvas = prepare(request, shelf).passes[-1].request.canvas
             text_chars = len(request.prompt.text) + len(request.prompt.negative)
             images.check_format(self.file_format, canvas.width or 0, canvas.height or 0, text_chars)
+            widest, highest = max(widest, canvas.width or 0), max(highest, canvas.height or 0)
+        return widest, highest
+
+    def check_sheet(self, cell: tuple[int, int], columns: int, rows: int) -> None:
+        """Refuse a sheet too long for the file; a legend takes at most a cell. Raises RequestError."""
+        images.check_format(self.file_format, (2 * columns + 1) * cell[0], (rows + 1) * cell[1], 0)
 
     def save(self, image: Image, label: str, infotext: str, seconds: float | None = None) -> Path:
         """Write a picture with its parameters and say where it is."""

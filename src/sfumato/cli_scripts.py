@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sfumato.cli_options import Options, with_request, with_settings, with_source
+from sfumato.cli_options import Options, with_any_request, with_request, with_settings, with_source
 from sfumato.errors import RequestError
-
-if TYPE_CHECKING:
-    from sfumato.types import Request
 
 Size = Annotated[str | None, typer.Option(help="Width and height at once: 512x768.")]
 Format = Annotated[str, typer.Option("--format", help="png, jpg or webp.")]
@@ -25,8 +22,8 @@ AxisOption = Annotated[str | None, typer.Option(help="AXIS=VALUES, for example '
 
 def add_commands(app: typer.Typer) -> None:
     """Register this file's commands."""
-    app.command()(with_request(xyz))
-    app.command()(with_request(matrix))
+    app.command()(with_any_request(xyz))
+    app.command()(with_any_request(matrix))
     app.command()(with_settings("outputs", "models", "styles", "device", "dtype", "threads")(batch))
     app.command()(with_source(loopback))
     app.command()(with_source(sd_upscale))
@@ -58,7 +55,6 @@ def xyz(
     """
     settings, base = options.settings(), options.single(size)
     from sfumato.cli_pictures import Desk, follow, maker, open_shelf
-    from sfumato.pipeline.generate import prepare
     from sfumato.pipeline.scripts import xyz as script
     from sfumato.pipeline.scripts.axes import NOTHING, parse_axis
 
@@ -78,12 +74,14 @@ def xyz(
     )
     desk = Desk(folder=settings.outputs, file_format=file_format, as_json=as_json, show=show)
     shelf = open_shelf(settings)
-    cell, steps = _cell(prepare(base, shelf).passes[-1].request), base.sampling.steps
+    cell, steps = desk.check([base], shelf), base.sampling.steps
     script.check(
         plot, cell, steps, None if script.fits(plot, cell) else script.measure_step(base, maker(shelf))
     )
     arranged = script.arrange(plot, base)
-    desk.check(arranged.edges, shelf)
+    cell = desk.check(arranged.edges, shelf)
+    script.check(plot, cell, steps)
+    desk.check_sheet(cell, plot.x.count * plot.z.count, plot.y.count)
     follow(script.run(arranged, maker(shelf)), desk, requests=plot.count, what="cell", results=cells)
 
 
@@ -103,7 +101,6 @@ def matrix(
     """Combine the parts of a prompt, "a cat|at night|oil painting", and print the path of the sheet."""
     settings, base = options.settings(), options.single(size)
     from sfumato.cli_pictures import Desk, follow, maker, open_shelf
-    from sfumato.pipeline.generate import prepare
     from sfumato.pipeline.scripts import prompt_matrix as script
 
     how = script.Matrix(
@@ -115,8 +112,8 @@ def matrix(
     )
     desk = Desk(folder=settings.outputs, file_format=file_format, as_json=as_json, show=show)
     shelf = open_shelf(settings)
-    requests = script.arrange(how, base, _cell(prepare(base, shelf).passes[-1].request))
-    desk.check(requests[-1:], shelf)
+    requests = script.arrange(how, base, desk.check([base], shelf))
+    desk.check_sheet(desk.check(requests[-1:], shelf), *how.shape(base))
     events = script.run(how, base, requests, maker(shelf))
     follow(events, desk, requests=len(requests), what="cell", results=cells)
 
@@ -244,7 +241,7 @@ def interpolate(
     way = script.Way(frames=frames, prompt=to_prompt, negative=to_negative, seed=to_seed)
     desk = Desk(folder=settings.outputs, file_format="png", as_json=as_json, show=show)
     shelf = open_shelf(settings)
-    desk.check([request], shelf)
+    way.check(desk.check([request], shelf))
     made: list[Result] = []
     with ProgressBar(1) as bar:
         progress = Progress(bar, frames, "frame")
@@ -267,9 +264,3 @@ def _named(text: str) -> tuple[str, str]:
     if not sign:
         raise RequestError(f"axis {text[:40]!r} is not of the form AXIS=VALUES, for example Steps=4,8,16")
     return name, values
-
-
-def _cell(request: Request) -> tuple[int, int]:
-    assert request.canvas.width is not None
-    assert request.canvas.height is not None
-    return request.canvas.width, request.canvas.height

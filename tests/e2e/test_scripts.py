@@ -75,6 +75,20 @@ def test_a_plot_too_large_says_how_long_it_would_take(capsys: pytest.CaptureFixt
     assert any(unit in said for unit in ("seconds", "minutes", "hours", "days"))
 
 
+def test_a_plot_of_a_source_varies_what_is_kept_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (64, 64), "red").save("red.png")
+    line = ["xyz", "a cat", "-m", "tiny", "--steps", "2", "--source", "red.png", "--cells"]
+    assert run([*line, "--x", "Denoising=0.2,0.9", "--seed", "1"]) == 0
+    *cells, _sheet = made(capsys)
+    told = [infotext.parse(images.read_infotext(cell) or "").text("Denoising strength") for cell in cells]
+    assert told == ["0.2", "0.9"]
+
+
+def test_sheets_too_long_for_their_file_are_refused_first(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["xyz", "a cat", *TINY, "--x", "Seed=1-300", "--format", "webp"]
+    assert "16383 pixels" in failed(capsys, line)
+
+
 def test_a_matrix_combines_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["matrix", "a cat|night|oil", *TINY, "--seed", "1", "--cells"]) == 0
     *cells, _sheet = made(capsys)

@@ -123,8 +123,8 @@ def open_manifest(folder: Path) -> Manifest:
         with manifest.path.open("rb") as file:
             for line in file:
                 entry = _json(line)
-                if isinstance(entry, dict) and {"key", "index", "path", "seed"} <= set(entry):
-                    manifest.entries[str(entry["key"]), int(entry["index"])] = entry
+                if isinstance(entry, dict) and _is_picture(entry):
+                    manifest.entries[entry["key"], entry["index"]] = entry
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -218,7 +218,7 @@ def missing(row: Row, manifest: Manifest) -> list[tuple[int, Request]]:
 def _from_place(request: Request, entry: Mapping[str, Any], places: int) -> Request:
     """The request with the seeds that follow `places` pictures after that of an entry."""
     field = "variation.seed" if request.variation.strength > 0 else "canvas.seed"
-    seeds = {"canvas.seed": int(entry["seed"]), "variation.seed": int(entry.get("variation_seed", -1))}
+    seeds = {"canvas.seed": int(entry["seed"]), "variation.seed": int(entry["variation_seed"])}
     seeds[field] = (seeds[field] + places) % (MAX_SEED + 1)
     return fields.with_values(request, seeds)
 
@@ -261,6 +261,14 @@ def _read_csv(text: str) -> Iterable[tuple[int, object]]:
             yield reader.line_num, f"{len(cells[None])} cells more than the header has names"
         else:
             yield reader.line_num, {name: cell for name, cell in cells.items() if cell}
+
+
+def _is_picture(entry: Mapping[str, Any]) -> bool:
+    """Whether a line of a manifest is a picture's, and whole."""
+    texts, numbers = ("key", "path"), ("index", "seed", "variation_seed")
+    return all(isinstance(entry.get(name), str) for name in texts) and all(
+        isinstance(entry.get(name), int) and -1 <= entry[name] <= MAX_SEED for name in numbers
+    )
 
 
 def _json(line: bytes) -> object:

@@ -23,6 +23,8 @@ from sfumato.pipeline.scripts.work import Make, settled, with_parameters
 from sfumato.pipeline.shelf import ModelShelf
 from sfumato.types import ModelChoice, Prompt, Request, Result, StepInfo
 
+MAX_FRAME_PIXELS = 500_000_000  # of all frames
+
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
@@ -38,6 +40,14 @@ class Way:
             raise RequestError(f"frames={self.frames} is outside 2 to 10000")
         if self.prompt is None and self.negative is None and self.seed is None:
             raise RequestError("nowhere to go: give another prompt, negative prompt or seed")
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Refuse more frames of this width and height than can be held at once. Raises RequestError."""
+        most = MAX_FRAME_PIXELS // (size[0] * size[1])
+        if self.frames > most:
+            raise RequestError(
+                f"{self.frames:,} frames of {size[0]}×{size[1]} are more than are held at once: {most:,}"
+            )
 
 
 def run(

@@ -39,6 +39,11 @@ class Matrix:
         """Of the prompt that is split."""
         return "prompt.negative" if self.negative else "prompt.text"
 
+    def shape(self, base: Request) -> tuple[int, int]:
+        """Columns and rows of the sheet: columns go through the first half of the parts, rows the second."""
+        parts = len(_parts(self, base)) - 1
+        return 2 ** (parts - parts // 2), 2 ** (parts // 2)
+
 
 def arrange(matrix: Matrix, base: Request, cell: tuple[int, int]) -> list[Request]:
     """Requests of all 2^(n-1) combinations of n parts; number k has part i (from 1) if bit i - 1 of k is set.
@@ -74,15 +79,13 @@ def arrange(matrix: Matrix, base: Request, cell: tuple[int, int]) -> list[Reques
 
 
 def run(matrix: Matrix, base: Request, requests: Sequence[Request], make: Make) -> Iterator[Event]:
-    """Make the pictures of `arrange`, and a sheet whose labels show which parts hold.
-
-    Columns go through the first half of the parts, rows through the second.
-    """
+    """Make the pictures of `arrange`, and a sheet whose labels show which parts hold."""
     made = yield from make_cells(requests, make)
     parts = _parts(matrix, base)[1:]
-    half = -(-len(parts) // 2)
+    half = len(parts) - len(parts) // 2
+    columns = matrix.shape(base)[0]
     legend = Legend(columns=_labels(parts[:half]), rows=_labels(parts[half:]))
-    image = sheet([picture for picture, _ in made], 2**half, legend, matrix.margin)
+    image = sheet([picture for picture, _ in made], columns, legend, matrix.margin)
     yield Sheet(
         image=image, label="matrix", infotext=with_parameters(made[0][1], [("Script", "Prompt matrix")])
     )
