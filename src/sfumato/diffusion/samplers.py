@@ -13,16 +13,19 @@ Shape letters: B pictures, C latent channels, H W latent size, N steps.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sfumato.diffusion import lookup, samplers_dpm, samplers_k, samplers_timestep
-from sfumato.diffusion.denoisers import Denoiser
+from sfumato.diffusion import lookup, samplers_dpm, samplers_k, samplers_solver, samplers_timestep
+from sfumato.diffusion.denoisers import Denoiser, consistency, distilled_levels, parameterise
+from sfumato.diffusion.guidance import ContextDenoiser
+from sfumato.diffusion.losses import Prediction
 from sfumato.diffusion.noise import NoiseKind, NoiseSampler
 from sfumato.diffusion.schedules import (
     AUTOMATIC,
@@ -38,6 +41,13 @@ from sfumato.types import Levels, Solver
 DEFAULT_LEVELS = Levels()
 DEFAULT_SOLVER = Solver()
 
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""scaled latents (B,C,H,W), timesteps (B,), context (B,T,E) -> prediction (B,C,H,W)."""
+
+
+Path = Literal["schedule", "range", "timesteps", "unipc"]
+"""Whose levels a sampler visits: the schedule's; its own between two ends; DDIM's timesteps; or UniPC's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSpec:
@@ -47,14 +57,17 @@ class SamplerSpec:
     aliases: tuple[str, ...] = ()
     function: Callable[..., Iterator[Tensor]]
     default_schedule: str = AUTOMATIC  # what "Automatic" means, a name in `SCHEDULES`
-    path: Literal["schedule", "timesteps", "unipc"] = "schedule"  # whose levels it visits
+    path: Path = "schedule"
     calls_per_step: int = 1  # of the denoiser; prompt editing counts them
+    counts: Callable[[Sequence[float]], tuple[int, int]] | None = None  # steps and calls, where not so simple
+    estimated: bool = False  # the sampler chooses its steps on the way: `steps` and `calls` are estimates
     noise: NoiseKind = "none"
     takes: tuple[str, ...] = ()  # fields of `Solver`
     eta: float | None = None  # default; None = the sampler has no eta
     discards_penultimate: bool = False  # see `ScheduleSpec.sigmas`
     uses_uncond: bool = False  # the denoiser is a `PairDenoiser`, see `guidance.guide`
     guidance_share: float = 1.0  # by which the guidance scale is multiplied
+    consistency: bool = False  # for distilled networks, see `denoisers.consistency`
 
     @property
     def own_levels(self) -> bool:
@@ -122,17 +135,41 @@ class SamplerSpec:
                 yield latents / math.hypot(level, 1)
 
     def steps(self, sigmas: Tensor) -> int:
-        """Count what `sample` yields on these levels of `trajectory`."""
-        return max(len(sigmas) - 2, 0) if self.blends_before else len(sigmas) - 1
+        """Count what `sample` yields on these levels of `trajectory`; an estimate where `estimated`."""
+        return self._counted(sigmas)[0]
 
     def calls(self, sigmas: Tensor) -> int:
-        """Count the calls of the denoiser that `sample` makes on these levels of `trajectory`."""
-        count = self.steps(sigmas) * self.calls_per_step
-        if self.calls_per_step == 2 and sigmas[-1] == 0:
-            return max(count - 1, 0)
-        return count
+        """Count the calls of the denoiser that `sample` makes on these levels; an estimate as `steps`."""
+        return self._counted(sigmas)[1]
+
+    def _counted(self, sigmas: Tensor) -> tuple[int, int]:
+        levels: list[float] = sigmas.tolist()
+        if len(levels) == 1:
+            return 0, 0
+        visited = levels[1:] if self.blends_before else levels
+        if self.counts is not None:
+            return self.counts(visited)
+        steps = len(visited) - 1
+        return steps, steps * self.calls_per_step - (self.calls_per_step == 2 and visited[-1] == 0)
+
+    def levels(self, noise_levels: NoiseLevels) -> NoiseLevels:
+        """Give those of the trained levels that this sampler knows of."""
+        return distilled_levels(noise_levels) if self.consistency else noise_levels
+
+    def denoiser(
+        self, network: Network, noise_levels: NoiseLevels, prediction: Prediction
+    ) -> ContextDenoiser:
+        """Turn a network's prediction into clean latents as this sampler needs them.
+
+        Args:
+            network: see `denoisers.parameterise`.
+            noise_levels: what it (or its teacher) was trained on, on the latents' device.
+            prediction: "eps" or "v".
+        """
+        return (consistency if self.consistency else parameterise)(network, noise_levels, prediction)
 
 
+ETA = ("eta", "s_noise")
 CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")
 
 SAMPLERS: Mapping[str, SamplerSpec] = MappingProxyType(
@@ -152,7 +189,7 @@ SAMPLERS: Mapping[str, SamplerSpec] = MappingProxyType(
                 default_schedule="Karras",
                 calls_per_step=2,
                 noise="brownian",
-                takes=("eta", "s_noise"),
+                takes=ETA,
                 eta=1.0,
             ),
             SamplerSpec(
@@ -161,7 +198,36 @@ SAMPLERS: Mapping[str, SamplerSpec] = MappingProxyType(
                 function=samplers_dpm.sample_dpmpp_2m_sde,
                 default_schedule="Exponential",
                 noise="brownian",
-                takes=("eta", "s_noise"),
+                takes=ETA,
+                eta=1.0,
+            ),
+            SamplerSpec(
+                name="DPM++ 2M SDE Heun",
+                aliases=("k_dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun"),
+                function=partial(samplers_dpm.sample_dpmpp_2m_sde, form="heun"),
+                default_schedule="Exponential",
+                noise="brownian",
+                takes=ETA,
+                eta=1.0,
+            ),
+            SamplerSpec(
+                name="DPM++ 2S a",
+                aliases=("k_dpmpp_2s_a", "dpmpp_2s_a"),
+                function=samplers_dpm.sample_dpmpp_2s_ancestral,
+                default_schedule="Karras",
+                calls_per_step=2,
+                noise="fresh",
+                takes=ETA,
+                eta=1.0,
+            ),
+            SamplerSpec(
+                name="DPM++ 3M SDE",
+                aliases=("k_dpmpp_3m_sde", "dpmpp_3m_sde"),
+                function=samplers_dpm.sample_dpmpp_3m_sde,
+                default_schedule="Exponential",
+                discards_penultimate=True,
+                noise="brownian",
+                takes=ETA,
                 eta=1.0,
             ),
             SamplerSpec(
@@ -169,7 +235,7 @@ SAMPLERS: Mapping[str, SamplerSpec] = MappingProxyType(
                 aliases=("k_euler_a", "k_euler_ancestral", "euler_a", "euler_ancestral"),
                 function=samplers_k.sample_euler_ancestral,
                 noise="fresh",
-                takes=("eta", "s_noise"),
+                takes=ETA,
                 eta=1.0,
             ),
             SamplerSpec(
@@ -179,7 +245,11 @@ SAMPLERS: Mapping[str, SamplerSpec] = MappingProxyType(
                 noise="fresh",
                 takes=CHURN,
             ),
-            SamplerSpec(name="LMS", aliases=("k_lms",), function=samplers_k.sample_lms),
+            SamplerSpec(
+                name="LMS",
+                aliases=("k_lms",),
+                function=samplers_k.sample_lms,
+            ),
             SamplerSpec(
                 name="Heun",
                 aliases=("k_heun",),
@@ -189,12 +259,92 @@ SAMPLERS: Mapping[str, SamplerSpec] = MappingProxyType(
                 takes=CHURN,
             ),
             SamplerSpec(
+                name="DPM2",
+                aliases=("k_dpm_2", "dpm_2"),
+                function=samplers_k.sample_dpm_2,
+                default_schedule="Karras",
+                calls_per_step=2,
+                discards_penultimate=True,
+                noise="fresh",
+                takes=CHURN,
+            ),
+            SamplerSpec(
+                name="DPM2 a",
+                aliases=("k_dpm_2_a", "dpm_2_a"),
+                function=samplers_k.sample_dpm_2_ancestral,
+                default_schedule="Karras",
+                calls_per_step=2,
+                discards_penultimate=True,
+                noise="fresh",
+                takes=ETA,
+                eta=1.0,
+            ),
+            SamplerSpec(
+                name="DPM fast",
+                aliases=("k_dpm_fast", "dpm_fast"),
+                function=samplers_solver.sample_dpm_fast,
+                path="range",
+                counts=samplers_solver.fast_counts,
+                noise="fresh",
+                takes=ETA,
+                eta=1.0,
+            ),
+            SamplerSpec(
+                name="DPM adaptive",
+                aliases=("k_dpm_ad", "dpm_adaptive"),
+                function=samplers_solver.sample_dpm_adaptive,
+                path="range",
+                counts=samplers_solver.adaptive_counts,
+                estimated=True,
+                noise="fresh",
+                takes=ETA,
+                eta=1.0,
+            ),
+            SamplerSpec(
+                name="Restart",
+                function=samplers_k.sample_restart,
+                default_schedule="Karras",
+                calls_per_step=2,
+                counts=samplers_k.restart_counts,
+                noise="fresh",
+            ),
+            SamplerSpec(
                 name="DDIM",
                 function=samplers_timestep.sample_ddim,
                 path="timesteps",
                 noise="fresh",
                 takes=("eta",),
                 eta=0.0,
+            ),
+            SamplerSpec(
+                name="DDIM CFG++",
+                aliases=("ddim_cfgpp",),
+                function=samplers_timestep.sample_ddim_cfgpp,
+                path="timesteps",
+                noise="fresh",
+                takes=("eta",),
+                eta=0.0,
+                uses_uncond=True,
+                guidance_share=1 / 12.5,
+            ),
+            SamplerSpec(
+                name="PLMS",
+                function=samplers_timestep.sample_plms,
+                path="timesteps",
+                counts=samplers_timestep.plms_counts,
+            ),
+            SamplerSpec(
+                name="UniPC",
+                function=samplers_timestep.sample_unipc,
+                path="unipc",
+                takes=("unipc_variant", "unipc_order", "unipc_lower_order_final"),
+            ),
+            SamplerSpec(
+                name="LCM",
+                aliases=("k_lcm",),
+                function=samplers_k.sample_lcm,
+                noise="fresh",
+                consistency=True,
             ),
         )
     }
@@ -285,16 +435,21 @@ def trajectory(
     if strength is not None:
         part = min(strength, 0.999)
         total, kept = (int(steps / part), steps) if exact else (steps, int(part * steps) + 1)
-    if sampler.path != "schedule":
+    if sampler.blends_before:
         return _own_timesteps(sampler, noise_levels, total, None if strength is None else kept - 1, solver)
-    discard = levels.discard_penultimate
+    known, discard = sampler.levels(noise_levels), levels.discard_penultimate
     sigmas = schedule.sigmas(
-        noise_levels,
+        known,
         total,
         levels,
         discard_penultimate=sampler.discards_penultimate if discard is None else discard,
-    )
-    return sigmas[total - kept :]
+    )[total - kept :]
+    if sampler.path == "schedule":
+        return sigmas
+    top = float(sigmas[0])  # equal steps in log sigma, as many, from there to the lowest level above 0
+    bottom = float(sigmas[-2]) if len(sigmas) > 2 else min(known.sigma_min, top / 10)
+    ramp = torch.linspace(0, 1, len(sigmas), dtype=torch.float64)
+    return top * (bottom / top) ** ramp
 
 
 def _own_timesteps(
@@ -306,8 +461,22 @@ def _own_timesteps(
         total, kept = count, None if kept is None else kept * count // total
     grid = ddim_timesteps(count, total)
     start = count - 1 if kept is None else grid[min(kept, len(grid) - 1)]
-    visited = [float(timestep) for timestep in grid[:kept]]
-    sigma = noise_levels.sigma(torch.tensor([start, *reversed(visited)], dtype=torch.float64))
+    visited = [float(timestep) for timestep in reversed(grid[:kept])]
+    if sampler.path == "unipc":
+        top = start if kept is None else visited[0] if visited else start
+        visited = _spaced(noise_levels, top, max(len(visited), 1), solver.unipc_skip)
+    sigma = noise_levels.sigma(torch.tensor([start, *visited], dtype=torch.float64))
     if len(visited) < 2:  # no step between them: one from the start to clean latents
         return torch.stack([sigma[0], sigma[0], torch.zeros_like(sigma[0])])
     return sigma
+
+
+def _spaced(levels: NoiseLevels, top: float, steps: int, skip: str) -> list[float]:
+    """UniPC's timesteps, from `top` to 0: equal steps in time, in its root, or in log sigma."""
+    ramp = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    if skip == "logSNR":
+        ends = levels.sigma(torch.tensor([top, 0], dtype=torch.float64)).log()
+        return [float(t) for t in levels.timestep(torch.lerp(ends[0], ends[1], ramp).exp())]
+    power = 0.5 if skip == "time_quadratic" else 1.0
+    first, last = (top + 1) ** power, 1.0  # time runs from 1/T to 1: one more than the timestep, over T
+    return [float(t) for t in (first + ramp * (last - first)) ** (1 / power) - 1]

@@ -282,10 +282,21 @@ def restart_legs(levels: Sequence[float]) -> list[list[float]]:
     return [main[: low + 1], *[leg] * (times - 1), leg + main[low + 1 :]]
 
 
+def restart_counts(levels: Sequence[float]) -> tuple[int, int]:
+    """Count the steps and calls of `sample_restart`.
+
+    Source: own.
+
+    Args:
+        levels: N + 1 noise levels, falling.
+    """
+    legs = restart_legs(levels)
+    steps = sum(len(leg) - 1 for leg in legs)
+    return steps, 2 * steps - sum(leg[-1] == 0 and len(leg) > 1 for leg in legs)
+
+
 @torch.no_grad()
-def sample_restart(
-    denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: NoiseSampler, *, s_noise: float
-) -> Iterator[Tensor]:
+def sample_restart(denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: NoiseSampler) -> Iterator[Tensor]:
     """Step as Heun does, and go back up by fresh noise to take the middle part again.
 
     Source: Xu et al. 2023 (arXiv:2306.14878), Algorithm 1. 2N - 1 calls of `denoise` when sigmas ends at 0.
@@ -295,7 +306,6 @@ def sample_restart(
         x: starting latents (B,C,H,W), float32 or float64, with noise of standard deviation sigmas[0].
         sigmas: (N+1,) noise levels, falling, usually to 0; from 20 steps on only its ends count.
         noise: gives standard normal numbers, independent from time to time.
-        s_noise: standard deviation of the noise that leads back up.
 
     Yields:
         Latents (B,C,H,W) after each step; the last is the sample. Stop iterating to cancel.
@@ -303,7 +313,7 @@ def sample_restart(
     below = 0.0
     for number, leg in enumerate(restart_legs(levels_of(sigmas))):
         if number > 0:
-            x = x + math.sqrt(leg[0] ** 2 - below**2) * s_noise * noise(below, leg[0]).to(x)
+            x = x + math.sqrt(leg[0] ** 2 - below**2) * noise(below, leg[0]).to(x)
         for sigma, sigma_next in pairwise(leg):
             x = _heun_step(denoise, x, sigma, sigma_next)
             below = sigma_next
@@ -311,20 +321,17 @@ def sample_restart(
 
 
 @torch.no_grad()
-def sample_lcm(
-    denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: NoiseSampler, *, s_noise: float
-) -> Iterator[Tensor]:
+def sample_lcm(denoise: Denoiser, x: Tensor, sigmas: Tensor, noise: NoiseSampler) -> Iterator[Tensor]:
     """Take the estimate as clean and noise it to the next level, for networks distilled for that.
 
     Source: Luo et al. 2023 (arXiv:2310.04378), Algorithm 3; multistep sampling of Song et al. 2023
     (arXiv:2303.01469), Algorithm 1. N calls of `denoise`.
 
     Args:
-        denoise: a consistency function, see `denoisers.consistent`; guidance is already inside it.
+        denoise: a consistency function, see `denoisers.consistency`; guidance is already inside it.
         x: starting latents (B,C,H,W), float32 or float64, with noise of standard deviation sigmas[0].
         sigmas: (N+1,) noise levels, falling, usually to 0.
         noise: gives standard normal numbers, independent from step to step.
-        s_noise: standard deviation of the fresh noise.
 
     Yields:
         Latents (B,C,H,W) after each step; the last is the sample. Stop iterating to cancel.
@@ -332,5 +339,5 @@ def sample_lcm(
     for sigma, sigma_next in pairwise(levels_of(sigmas)):
         x = denoise(x, filled(x, sigma))
         if sigma_next > 0:
-            x = x + sigma_next * s_noise * noise(sigma, sigma_next).to(x)
+            x = x + sigma_next * noise(sigma, sigma_next).to(x)
         yield x

@@ -7,7 +7,7 @@ Shape letters: B pictures, C latent channels, H W latent size, N steps.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -105,6 +105,18 @@ def sample_plms(denoise: Denoiser, x: Tensor, sigmas: Tensor) -> Iterator[Tensor
         yield x
 
 
+def plms_counts(levels: Sequence[float]) -> tuple[int, int]:
+    """Count the steps and calls of `sample_plms`.
+
+    Source: own.
+
+    Args:
+        levels: N + 1 noise levels, falling.
+    """
+    steps = len(levels) - 1
+    return steps, steps + (steps > 0 and levels[1] > 0)
+
+
 @torch.no_grad()
 def sample_unipc(
     denoise: Denoiser,
@@ -133,17 +145,18 @@ def sample_unipc(
     """
     levels = levels_of(sigmas)
     steps = len(levels) - 1
+    most = min(unipc_order, steps)
     past: list[tuple[Tensor, float]] = []  # estimates and their levels, newest first
     if steps > 0:
         past = [(denoise(x, filled(x, levels[0])), levels[0])]
     for i, sigma_next in enumerate(levels[1:], 1):
-        order = min(unipc_order, i, steps + 1 - i if unipc_lower_order_final else i)
+        order = min(most, i) if i < most or not unipc_lower_order_final else min(most, steps + 1 - i)
         start, used = x, past[:order]
         x = unipc_step(start, used, sigma_next, None, unipc_variant)
         if i < steps:
             clean = denoise(x, filled(x, sigma_next))
             x = unipc_step(start, used, sigma_next, clean, unipc_variant)
-            past = [(clean, sigma_next), *past][:unipc_order]
+            past = [(clean, sigma_next), *past][:most]
         yield x
 
 
