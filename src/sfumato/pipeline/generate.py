@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sfumato.diffusion.denoisers import Watched, parameterise
+from sfumato.diffusion.denoisers import Watched
 from sfumato.diffusion.guidance import early_calls, guide
 from sfumato.diffusion.noise import noise_sampler
 from sfumato.pipeline import images, memory, metadata
@@ -115,7 +115,7 @@ def walk(
         return opening.settle(clean)
     sampling = request.sampling
     guided = guide(
-        parameterise(models.predict, walked.levels.to(models.device), models.spec.prediction),
+        sampler.denoiser(models.predict, walked.levels.to(models.device), models.spec.prediction),
         walked.script.contexts,
         sampling.guidance * sampler.guidance_share,
         sampling.guidance_rescale,
@@ -131,7 +131,7 @@ def walk(
         assert denoise.clean is not None
         yield StepInfo(
             step=step,
-            steps=walked.steps,
+            steps=max(walked.steps, step),  # an estimate for samplers that choose them
             batch=batch,
             batches=batches,
             pass_=walked.number,
