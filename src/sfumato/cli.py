@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sfumato import __version__, cli_files, cli_merge, cli_scripts
+from sfumato.cli_img2img import img2img
 from sfumato.cli_options import Options, with_request, with_settings
 from sfumato.cli_upscale import upscale
 from sfumato.errors import RequestError, SfumatoError, WeightsError
@@ -31,6 +32,7 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, help="The models folder: what is in it, and what goes in.")
 app.add_typer(models_app, name="models")
 cli_files.add_commands(app)
+app.command()(img2img)
 app.command()(upscale)
 cli_scripts.add_commands(app)
 cli_merge.add_commands(models_app)

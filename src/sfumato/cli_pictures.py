@@ -29,6 +29,7 @@ class Desk:
     file_format: str
     as_json: bool
     show: bool
+    label: str | None = None  # of single pictures; None = their seed
 
     def check(self, requests: Sequence[Request], shelf: ModelShelf) -> tuple[int, int]:
         """Refuse, before the first step of the first picture, what could not be finished. Writes nothing.
@@ -58,7 +59,8 @@ class Desk:
 
     def keep(self, result: Result) -> Path:
         """Save a single picture."""
-        return self.save(result.image, str(result.request.canvas.seed), result.infotext, result.seconds)
+        label = self.label or str(result.request.canvas.seed)
+        return self.save(result.image, label, result.infotext, result.seconds)
 
     def say(self, path: Path, infotext: str, seconds: float | None = None) -> None:
         """Say where a file is."""
