@@ -19,6 +19,7 @@ from sfumato.pipeline.upscale import scaled_size, upscale_image
 from sfumato.pipeline.upscale_tiles import TileStep, enlarge, fades, spans
 from sfumato.pipeline.upscalers import PUBLISHED, RESAMPLERS, Upscaler, load, upscalers
 from sfumato.weights.files import write_safetensors
+from sfumato.weights.store import add
 
 CPU = torch.device("cpu")
 
@@ -208,6 +209,14 @@ def test_the_list_is_the_resamplers_the_package_and_the_folder(folder: Path) -> 
     ]
 
 
+def test_what_is_added_to_the_models_folder_is_found(folder: Path, tmp_path: Path) -> None:
+    torch.save(
+        {"params": SRVGGNet(SRVGGConfig(convolutions=1, features=4)).state_dict()}, tmp_path / "New.pth"
+    )
+    add(folder, tmp_path / "New.pth")
+    assert "New" in [row.name for row in upscalers(folder)]
+
+
 @pytest.mark.parametrize("name", ["Sharp", "sharp", "r-esrgan 2X+"])
 def test_a_file_is_found_by_its_name(name: str, folder: Path) -> None:
     upscaler = load(name, folder, device=CPU)
@@ -256,6 +265,34 @@ def test_tensors_of_nothing_known_are_refused(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "what.safetensors", {"a": torch.zeros(3)})
     with pytest.raises(UnknownModelError, match=r"neither ESRGAN nor|no upscaler that is known"):
         load(str(tmp_path / "what.safetensors"), Path("none"), device=CPU)
+
+
+def test_a_result_that_is_not_finite_is_no_picture(tmp_path: Path) -> None:
+    network = SRVGGNet(SRVGGConfig(convolutions=1, features=4, scale=2))
+    tensors = {name: torch.full_like(tensor, 1e38) for name, tensor in network.state_dict().items()}
+    write_safetensors(tmp_path / "net.safetensors", tensors)
+    upscaler = load(str(tmp_path / "net.safetensors"), Path("none"), device=CPU)
+    with pytest.raises(WeightsError, match="float32"):
+        list(upscale_image(noise(8, 8), 16, 16, upscaler))
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"body.0.rdb1.conv1.weight": (8, 4, 3, 3)},  # no first convolution
+        {"conv_first.weight": (4,), "body.0.rdb1.conv1.weight": (8, 4, 3, 3)},
+        {"conv_first.weight": (4, 3, 3, 3), "body.0.rdb1.conv1.weight": (), "body.999999999.x": (1,)},
+        {"model.1.sub.0.RDB1.conv1.0.weight": (8, 4, 3, 3), "model.2.weight": (1,)},
+    ],
+)
+def test_headers_made_to_mislead_are_refused_before_anything_is_built(
+    tensors: dict[str, tuple[int, ...]], tmp_path: Path
+) -> None:
+    write_safetensors(
+        tmp_path / "net.safetensors", {name: torch.zeros(shape) for name, shape in tensors.items()}
+    )
+    with pytest.raises(WeightsError, match=r"net\.safetensors"):
+        load(str(tmp_path / "net.safetensors"), Path("none"), device=CPU)
 
 
 @pytest.mark.parametrize("fault", ["missing", "reshaped", "not finite", "no shape"])

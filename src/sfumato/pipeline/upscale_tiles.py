@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from sfumato.errors import WeightsError
 from sfumato.weights.upscalers import Enlarger
 
 TILE = 192  # pixels of the input that a network sees at once
@@ -44,6 +45,9 @@ def enlarge(network: Enlarger, pixels: Tensor, tile: int = TILE) -> Iterator[Til
 
     Yields:
         A TileStep after each tile, then the picture (S·H,S·W,3) uint8. Stop iterating to cancel.
+
+    Raises:
+        WeightsError: the network's result is not finite.
     """
     height, width, _ = pixels.shape
     rows, columns = spans(height, tile), spans(width, tile)
@@ -102,7 +106,11 @@ def _run(network: Enlarger, seen: Tensor) -> Tensor:
     out = network(colours.contiguous(memory_format=torch.channels_last))[0]
     edge = CONTEXT * network.scale
     out = out[:, edge : out.shape[1] - edge, edge : out.shape[2] - edge]
-    return out.to("cpu", torch.float32).clamp(0, 1)
+    out = out.to("cpu", torch.float32)
+    if not out.isfinite().all():
+        kind = str(wanted.dtype).removeprefix("torch.")
+        raise WeightsError(f"the upscaler's numbers leave what {kind} holds; try --dtype float32, or another")
+    return out.clamp(0, 1)
 
 
 def _surrounded(pixels: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from PIL.Image import Resampling
 
 from sfumato.errors import ModelNotFoundError
 from sfumato.pipeline.faces import FaceRestorer, load_face_restorer
-from sfumato.weights.store import ENDINGS
+from sfumato.weights.store import ENDINGS, UPSCALERS
 from sfumato.weights.upscalers import Enlarger, load_upscaler, packaged_upscaler
 
-SUBFOLDERS = ("ESRGAN", "RealESRGAN", "SwinIR", "DAT", "HAT", "ScuNET")  # of the models folder
+SUBFOLDERS = (UPSCALERS, "RealESRGAN", "SwinIR", "DAT", "HAT", "ScuNET")  # of the models folder
 RESAMPLERS: Mapping[str, Resampling] = MappingProxyType(
     {"None": Resampling.LANCZOS, "Lanczos": Resampling.LANCZOS, "Nearest": Resampling.NEAREST}
 )

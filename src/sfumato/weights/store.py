@@ -25,6 +25,7 @@ from sfumato.weights.pickles import is_pickle
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 INDEX = "model_index.json"
 EMBEDDED = "sfumato-mini"  # the model that comes with the package; no other is found by this name
+UPSCALERS = "ESRGAN"  # the subfolder they are looked for in
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 _TITLE = re.compile(r"(.+) \[([0-9a-f]{8,64})\]")  # as other programs write a checkpoint: name and hash
 _CHUNK = 2**23
@@ -132,7 +133,7 @@ def _folded(name: str) -> str:
 def add(folder: Path, source: Path, *, name: str | None = None, link: bool = False) -> ModelInfo:
     """Bring a model into the models folder: checked first, copied, compared, and visible only then.
 
-    A pickle is read without being executed and arrives as safetensors.
+    A pickle is read without being executed and arrives as safetensors. An upscaler goes into its subfolder.
 
     Args:
         folder: the models folder; it is made if need be.
@@ -153,6 +154,7 @@ def add(folder: Path, source: Path, *, name: str | None = None, link: bool = Fal
         raise WeightsError(info.fault)
     if info.kind == "unknown":
         raise WeightsError(f"{source} is a file of an unknown kind; nothing was added")
+    folder = folder / UPSCALERS if info.kind == "upscaler" else folder
     pickled = source.is_file() and is_pickle(source)
     target = folder / _file_name(source, name, pickled)
     _make_folder(folder)

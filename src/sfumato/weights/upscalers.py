@@ -41,6 +41,7 @@ _RENAMED = (  # a name as it stands in a file, and ours
     (re.compile(rf"upconv(\d){_LEAF}"), r"conv_up\1.\2"),
     (re.compile(rf"HRconv{_LEAF}"), r"conv_hr.\1"),
 )
+_BODY = re.compile(r"body\.(\d{1,9})\.")
 _TAIL = re.compile(rf"model\.([2-9]|1\d){_LEAF}")  # of the first code: enlargements, then conv_hr, conv_last
 
 
@@ -132,16 +133,18 @@ def _our_names(names: Iterable[str]) -> dict[str, str]:
 
 def _build(shapes: Mapping[str, tuple[int, ...]]) -> RRDBNet | SRVGGNet:
     """Build the network whose tensors have these shapes. Raises ValueError for a shape that none has."""
-    if "conv_first.weight" not in shapes:
-        last = max(int(name.split(".")[1]) for name in shapes if name.startswith("body."))
+    last = max((int(match[1]) for name in shapes if (match := _BODY.match(name))), default=0)
+    if last > len(shapes):
+        raise ValueError(f"layer body.{last} in a file of {len(shapes)} tensors")
+    if "body.0.weight" in shapes:
         scale = math.isqrt(shapes.get(f"body.{last}.weight", (0,))[0] // 3)
         config = SRVGGConfig(convolutions=last // 2 - 1, features=shapes["body.0.weight"][0], scale=scale)
         return SRVGGNet(config)
-    features, folded = shapes["conv_first.weight"][:2]
+    features, folded = (*shapes.get("conv_first.weight", ()), 0, 0)[:2]
     growth = shapes.get("body.0.rdb1.conv1.weight", (0,))[0]
     return RRDBNet(
         RRDBNetConfig(
-            blocks=1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("body.")),
+            blocks=1 + last,
             features=features,
             growth=growth,
             doublings=sum(bool(re.fullmatch(r"conv_up\d\.weight", name)) for name in shapes),
