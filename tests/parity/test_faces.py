@@ -93,3 +93,16 @@ def test_suppression_is_the_greedy_one(most: float) -> None:
     sides = 5 + torch.rand((40, 2), generator=generator) * 10
     boxes = torch.cat([corners, corners + sides, torch.rand((40, 1), generator=generator)], 1)
     assert torch.equal(suppress(boxes, most), plain_nms(boxes[:, :4], boxes[:, 4], most))
+
+
+def test_suppression_by_the_smaller_box_is_facenets(peer: types.ModuleType) -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand((60, 2), generator=generator) * 20
+    sides = 3 + torch.rand((60, 2), generator=generator) * 15
+    boxes = torch.cat([corners, corners + sides, torch.rand((60, 1), generator=generator)], 1)
+    theirs = sys.modules["facenet_pytorch.models.utils.detect_face"].batched_nms_numpy(
+        boxes[:, :4], boxes[:, 4], torch.zeros(60), 0.7, "Min"
+    )
+    kept = suppress(boxes, 0.7, by_smaller=True)
+    assert 0 < len(kept) < len(suppress(boxes, 0.7))
+    assert kept.tolist() == theirs.tolist()
