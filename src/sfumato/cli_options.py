@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from sfumato.errors import RequestError
+from sfumato.errors import PromptError, RequestError
 from sfumato.types import Request, field_types
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ SOURCE_FLAGS: tuple[Flag, ...] = (
 SETTING_FLAGS: tuple[Flag, ...] = (
     Flag("outputs", ("--output", "-o"), "Folder for the pictures."),
     Flag("models", ("--models",), "Folder of checkpoints."),
-    Flag("styles", ("--styles",), "CSV file of styles: name,prompt,negative_prompt."),
+    Flag("styles", ("--styles",), "CSV of styles: name,prompt,negative_prompt; * in its name for several."),
     Flag("wildcards", ("--wildcards",), "Folder of texts for __names__ in dynamic prompts."),
     Flag("device", ("--device",), "auto, cpu, cuda, cuda:1, mps."),
     Flag("dtype", ("--dtype",), "auto, float32, bfloat16, float16."),
@@ -215,7 +215,10 @@ class Options:
         if text is not None:
             from sfumato.pipeline.scripts.prompts_file import Reading, read_lines
 
-            requests = read_lines(text, base, reading or Reading(), self.styles())
+            try:
+                requests = read_lines(text, base, reading or Reading(), self.styles())
+            except (RequestError, PromptError) as error:
+                raise type(error)(f"{prompts_file or 'standard input'}, {error}") from error
             if not requests:
                 raise RequestError(
                     f"{prompts_file or 'standard input'}: no prompt in it; expected one a line"
@@ -238,7 +241,8 @@ class Options:
         from sfumato.text.styles import read_styles
 
         path = self.settings().styles
-        return read_styles([path]) if path.exists() or self.style else {}
+        found = sorted(path.parent.glob(path.name))
+        return read_styles(found or [path]) if found or self.style else {}
 
     def _styled(self, requests: Sequence[Request]) -> list[Request]:
         if not self.style:

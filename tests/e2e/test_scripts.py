@@ -33,6 +33,12 @@ def failed(capsys: pytest.CaptureFixture[str], line: list[str]) -> str:
     return said.err
 
 
+def said(capsys: pytest.CaptureFixture[str], line: list[str]) -> str:
+    capsys.readouterr()
+    assert run(line) == 2
+    return capsys.readouterr().err
+
+
 def pixels(path: Path) -> np.ndarray:  # type: ignore[type-arg]
     return np.asarray(images.open_image(path)).astype(int)
 
@@ -152,5 +158,8 @@ def test_styles_dynamic_prompts_and_options_meet_in_txt2img(capsys: pytest.Captu
     assert [each.negative for each in told] == ["photo"] * 3
     assert [each.text("Seed") for each in told[:2]] == ["4", "4"]
     assert run([*line, "x", "--insert", "middle"]) == 2
+    Path("jobs.txt").write_text("plain\n--stps 3\n")
+    assert "jobs.txt, line 2: 'stps'" in said(capsys, line)
+    capsys.readouterr()
     assert run(["txt2img", "a", *TINY, "--style", "ink", "--styles", "styles.csv"]) == 2
     assert "there is no style 'ink'" in capsys.readouterr().err

@@ -73,6 +73,39 @@ def test_a_picture_that_was_removed_is_made_again_with_its_seed(tmp_path: Path, 
     assert work(given, folder, maker) == ["1.1:11"]
 
 
+def test_any_picture_that_is_left_gives_the_seeds_of_the_others(tmp_path: Path, maker: Maker) -> None:
+    given, folder = rows(tmp_path, '{"n_iter": 4, "seed": -1}'), tmp_path / "out"
+    work(given, folder, maker)
+    path = folder / batch.MANIFEST
+    entry = json.loads(path.read_text().splitlines()[2])
+    path.write_text(json.dumps(entry | {"seed": 90}) + "\n")
+    assert work(given, folder, maker) == ["1.0:88", "1.1:89", "1.3:91"]
+    (folder / entry["path"]).unlink()
+    path.write_text(json.dumps(entry | {"seed": 50}) + "\n")
+    assert work(given, folder, maker) == ["1.0:48", "1.1:49", "1.2:50", "1.3:51"]
+
+
+@pytest.mark.parametrize("change", [{"index": "x"}, {"seed": -9}, {"seed": 1.5}, {"path": None}, {"key": 3}])
+def test_lines_of_a_manifest_that_make_no_sense_are_passed_over(
+    tmp_path: Path, maker: Maker, change: dict[str, Any]
+) -> None:
+    given, folder = rows(tmp_path, '{"seed": 1}'), tmp_path / "out"
+    work(given, folder, maker)
+    path = folder / batch.MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | change) + "\n[]\n\n")
+    assert work(given, folder, maker) == ["1.0:1"]
+
+
+def test_a_variation_goes_on_by_the_seed_that_counts(tmp_path: Path, maker: Maker) -> None:
+    text = '{"n_iter": 3, "seed": 4, "subseed": 20, "subseed_strength": 0.5}'
+    (row,) = rows(tmp_path, text)
+    manifest = batch.Manifest(tmp_path)
+    entry = {"seed": 4, "variation_seed": 20, "path": "rows.jsonl"}
+    manifest.entries[row.key, 0] = entry
+    seeds = [(place, each.canvas.seed, each.variation.seed) for place, each in batch.missing(row, manifest)]
+    assert seeds == [(1, 4, 21), (2, 4, 22)]
+
+
 def test_drawn_seeds_are_kept(tmp_path: Path, maker: Maker) -> None:
     folder = tmp_path / "out"
     work(rows(tmp_path, '{"n_iter": 3, "seed": 40}'), folder, maker, stop=2)

@@ -21,14 +21,15 @@ INSTALL = "pip install 'sfumato[video]'"
 def check(file_format: str, fps: float) -> None:
     """Refuse what could not be written in the end.
 
-    Raises RequestError: no such format, MP4 without the library for it, a speed outside 0.1 to 100.
+    Raises RequestError: no such format, MP4 without its library, a speed outside 0.1 to 100 (GIF: 50).
     """
     if file_format not in _ENCODERS:
         raise RequestError(f"format {file_format!r} is not one of {', '.join(_ENCODERS)}")
     if file_format == "mp4" and find_spec("av") is None:
         raise RequestError(f"mp4 needs the library PyAV: {INSTALL}; gif and webp need nothing more")
-    if not 0.1 <= fps <= 100:
-        raise RequestError(f"fps={fps:g} is outside 0.1 to 100 frames a second")
+    most = 50 if file_format == "gif" else 100  # a GIF counts in hundredths of a second
+    if not 0.1 <= fps <= most:
+        raise RequestError(f"fps={fps:g} is outside 0.1 to {most} frames a second of a {file_format}")
 
 
 def save(frames: Sequence[Image.Image], fps: float, infotext: str, folder: Path, file_format: str) -> Path:

@@ -166,7 +166,7 @@ def run(cells: Cells, make: Make) -> Iterator[Event]:
     plot = cells.plot
     made = yield from make_cells(cells.requests, make)
     at = dict(zip(cells.places, made, strict=True))
-    infotext = with_parameters(at[0, 0, 0][1], _parameters(plot))
+    size, infotext = at[0, 0, 0][0].size, with_parameters(at[0, 0, 0][1], _parameters(plot))
     below: list[Image] = []
     for z in range(plot.z.count):
         pictures = [at[x, y, z][0] for y in range(plot.y.count) for x in range(plot.x.count)]
@@ -178,7 +178,9 @@ def run(cells: Cells, make: Make) -> Iterator[Event]:
     if plot.z is NOTHING:
         yield Sheet(image=below[0], label="xyz", infotext=infotext)
         return
-    letters = letter_size(*at[0, 0, 0][0].size) * 3 // 2
+    made.clear()
+    at.clear()  # the cells stand in their sheets; not twice in memory beside the sheet of sheets
+    letters = letter_size(*size) * 3 // 2
     legend = Legend(columns=_labels(plot.z)) if plot.legend else None
     image = sheet(below, len(below), legend, plot.margin + (letters if plot.legend else 0), letters)
     yield Sheet(image=image, label="xyz", infotext=infotext)
