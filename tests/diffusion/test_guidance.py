@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from sfumato.diffusion.guidance import Contexts, Part, guide, needs_negative
+from sfumato.diffusion.denoisers import Watched
+from sfumato.diffusion.guidance import Contexts, Part, early_calls, guide, needs_negative
 
 X = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0)).double()
 SIGMA = torch.tensor([2.0, 0.5], dtype=torch.float64)
@@ -124,3 +125,49 @@ def test_equal_prompts_need_no_guidance():
     told, both = Told(), context(1)
     out = guide(told, Contexts(positive=(Part(context=both),), negative=both), 11.0)(X, SIGMA)
     assert torch.equal(out, told.alone(both))
+
+
+def pair(scale=3.0, **options):
+    told, cond, uncond = Told(), context(1), context(2)
+    return told, guide(told, Contexts(positive=(Part(context=cond),), negative=uncond), scale, **options)
+
+
+def test_below_a_sigma_every_second_call_leaves_the_negative_prompt_out():
+    told, denoise = pair(negative_min_sigma=1.0)
+    sigmas = [4.0, 2.0, 1.0, 0.9, 0.8, 0.7]
+    out = [denoise(X, torch.full((2,), sigma).double()) for sigma in sigmas]
+    assert [rows // 2 for rows, *_ in told.batches] == [2, 2, 2, 1, 2, 1]
+    assert torch.equal(out[5], Told()(X, torch.full((2,), 0.7).double(), context(1).expand(2, -1, -1)))
+
+
+@pytest.mark.parametrize(
+    ("share", "calls", "early"), [(0, 20, 0), (0.1, 20, 3), (0.5, 20, 11), (1, 20, 20), (0.01, 20, 1)]
+)
+def test_the_first_calls_leave_the_negative_prompt_out(share, calls, early):
+    assert early_calls(share, calls) == early
+    told, denoise = pair(skip_early=early_calls(share, calls))
+    for _ in range(calls):
+        denoise(X, SIGMA)
+    assert [rows // 2 for rows, *_ in told.batches] == [1] * early + [2] * (calls - early)
+
+
+def test_where_the_negative_prompt_is_left_out_a_parts_weight_counts_only_beside_the_first():
+    told, parts = Told(), (context(1), context(2))
+    contexts = Contexts(
+        positive=(Part(context=parts[0], weight=0.3), Part(context=parts[1], weight=0.5)), negative=context(3)
+    )
+    out = guide(told, contexts, 7.0, skip_early=1)(X, SIGMA)
+    assert told.batches == [(4, 77, 3)]
+    first, second = (told.alone(part) for part in parts)
+    torch.testing.assert_close(out, first + 0.5 * (second - first))
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
+def test_the_negative_prompts_own_estimate_is_kept_for_samplers_that_use_it(scale):
+    told, denoise = pair(scale, keep_uncond=True)
+    watched = Watched(lambda x, sigma: denoise(x, sigma), denoise)
+    assert watched.uncond is None
+    watched(X, SIGMA)
+    assert told.batches == [(4, 77, 3)]
+    assert torch.equal(watched.uncond, told.alone(context(2)))
+    assert Watched(denoise).uncond is None

@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.diffusion import noise
-from sfumato.diffusion.noise import BrownianNoise, ImageNoise, image_seeds, noise_sampler, philox_normal
+from sfumato.diffusion.noise import (
+    BrownianNoise,
+    ImageNoise,
+    image_seeds,
+    noise_sampler,
+    philox_normal,
+    picture_seeds,
+    slerp,
+)
+from sfumato.types import Variation
 
 SHAPE = (4, 3, 5)
 SOURCES = ("philox", "cpu")
@@ -67,6 +76,114 @@ def test_successive_draws_differ_and_repeat_from_the_start(source):
 def test_cpu_noise_is_torchs_own():
     expected = torch.randn(SHAPE, generator=torch.Generator().manual_seed(11))
     assert torch.equal(ImageNoise([11], SHAPE, "cpu").draw()[0], expected)
+
+
+def test_the_source_device_is_torchs_generator_there():
+    device = ImageNoise([11], SHAPE, "device", device="cpu")
+    assert torch.equal(device.draw(), ImageNoise([11], SHAPE, "cpu").draw())
+
+
+def test_pictures_count_up_their_seeds_and_with_a_variation_only_its_own():
+    assert picture_seeds(5, 70, 0.0, 3) == ((5, 70), (6, 71), (7, 72))
+    assert picture_seeds(5, 70, 0.1, 3) == ((5, 70), (5, 71), (5, 72))
+    assert picture_seeds(2**64 - 1, 2**64 - 1, 0.0, 2) == ((2**64 - 1, 2**64 - 1), (0, 0))
+    assert image_seeds(5, 2) == (5, 6)
+
+
+def drawn(variation=Variation(), seeds=(1,), subseeds=(2,), shape=SHAPE, source="philox"):  # noqa: B008  # frozen
+    return ImageNoise(seeds, shape, source, subseeds=subseeds, variation=variation)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_variation_goes_from_one_seeds_noise_to_the_others_and_keeps_its_spread(source):
+    shape = (4, 40, 50)
+    one, other = (ImageNoise([seed], shape, source).draw() for seed in (1, 2))
+
+    def at(strength):
+        return drawn(Variation(strength=strength), shape=shape, source=source).draw()
+
+    assert torch.equal(at(0.0), one)
+    torch.testing.assert_close(at(1.0), other)
+    half = at(0.5)
+    assert float(half.std()) == pytest.approx(1, abs=0.05)  # a straight line would give 0.71
+    # Independent columns are at right angles but for chance, where half way is the sum over the root of two.
+    torch.testing.assert_close(half, (one + other) / math.sqrt(2), rtol=0, atol=1.0)
+
+
+def test_slerp_turns_every_column_through_its_share_of_the_angle():
+    generator = torch.Generator().manual_seed(0)
+    low, high = torch.randn(2, 3, 6, 4, generator=generator, dtype=torch.float64)
+    for share in (0.2, 0.9):
+        between = slerp(low, high, share)
+        for c in range(3):
+            for w in range(4):
+                a, b, got = low[c, :, w], high[c, :, w], between[c, :, w]
+                angle = math.acos(float(a @ b / a.norm() / b.norm()))
+                expected = (math.sin((1 - share) * angle) * a + math.sin(share * angle) * b) / math.sin(angle)
+                torch.testing.assert_close(got, expected)
+
+
+def test_noise_that_is_nearly_the_same_is_mixed_along_a_line():
+    low = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0))
+    high = low + 0.001
+    torch.testing.assert_close(slerp(low, high, 0.25), 0.25 * low + 0.75 * high)  # this way round
+    assert torch.equal(slerp(low, low, 0.25), low)
+
+
+def test_pictures_one_latent_high_have_variations_too():
+    noise = drawn(Variation(strength=0.3), shape=(4, 1, 9)).draw()
+    assert noise.isfinite().all()
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("width", "height"), [(24, 16), (80, 80), (24, 80), (40, 24), (47, 31), (8, 8)])
+def test_noise_of_another_size_is_set_into_the_middle(source, width, height):
+    full = ImageNoise([1], SHAPE, source).draw()  # 3 by 5
+    inner = ImageNoise([1], (4, height // 8, width // 8), source).draw()
+    got = drawn(Variation(from_width=width, from_height=height), source=source).draw()
+    assert got.shape == full.shape
+    for y in range(3):
+        for x in range(5):
+            v, u = from_middle(y, 3, height // 8), from_middle(x, 5, width // 8)
+            expected = full[:, :, y, x] if v is None or u is None else inner[:, :, v, u]
+            assert torch.equal(got[:, :, y, x], expected)
+
+
+def from_middle(place, own, given):
+    """Where a place of the full size lies in the other one; the field crops the same number on both sides."""
+    margin = (own - given) // 2
+    length = given + 2 * min(margin, 0)  # so that where an odd number stands out, the last place stays
+    return place - margin if 0 <= place - max(margin, 0) < length else None
+
+
+def test_a_size_given_by_half_is_none():
+    assert torch.equal(drawn(Variation(from_width=80)).draw(), drawn().draw())
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_seed_delta_changes_all_draws_but_the_first(source):
+    plain, moved = drawn(source=source), drawn(Variation(seed_delta=31337), source=source)
+    other = ImageNoise([1 + 31337], SHAPE, source)
+    assert torch.equal(plain.draw(), moved.draw())
+    assert torch.equal(moved.draw(), other.draw())
+    assert torch.equal(moved.draw(), other.draw())
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_variation_leaves_the_later_draws_alone(source):
+    plain = drawn(source=source)
+    varied = drawn(Variation(strength=0.4, from_width=80, from_height=16), source=source)
+    assert not torch.equal(plain.draw(), varied.draw())
+    assert torch.equal(plain.draw(), varied.draw())
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_varied_picture_of_a_batch_is_the_one_made_alone(source):
+    variation = Variation(strength=0.4, from_width=16, from_height=80, seed_delta=9)
+    both = drawn(variation, (1, 7), (2, 8), source=source)
+    alone = [drawn(variation, (seed,), (subseed,), source=source) for seed, subseed in ((1, 2), (7, 8))]
+    for _ in range(3):
+        assert torch.equal(both.draw(), torch.cat([each.draw() for each in alone]))
 
 
 def test_brownian_increments_add_up():

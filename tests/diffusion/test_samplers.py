@@ -1,5 +1,7 @@
+import inspect
 import math
 from dataclasses import fields
+from functools import partial
 
 import pytest
 import torch
@@ -223,6 +225,13 @@ def test_every_row_names_a_schedule_and_is_kept_under_its_name(name):
     assert spec.default_schedule in SCHEDULES
     assert (spec.eta is None) == ("eta" not in spec.takes)
     assert set(spec.takes) <= {field.name for field in fields(Solver)}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_fits_on_a_screen(name):
+    function = SAMPLERS[name].function
+    function = function.func if isinstance(function, partial) else function
+    assert len(inspect.getsource(function).splitlines()) <= 50
 
 
 def test_no_name_is_taken_twice():

@@ -85,8 +85,8 @@ def test_every_sampler_makes_a_picture_that_tells_how(shelf: ModelShelf, sampler
     assert result.request.model == ModelChoice(checkpoint="tiny")
 
 
-# DPM adaptive chooses its steps by numbers whose rounding differs between batches; in a random network, unlike a
-# trained one, that shows. Its own law with exactly rounded arithmetic is in tests/diffusion/test_samplers.py.
+# DPM adaptive chooses its steps by numbers whose rounding differs between batches. A random network shows it,
+# a trained one does not. Its law with exactly rounded arithmetic is in tests/diffusion/test_samplers.py.
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if not SAMPLERS[name].estimated])
 def test_a_picture_of_a_batch_is_the_one_made_alone(shelf: ModelShelf, sampler: str) -> None:
     asked = replace(request(batch_size=3), sampling=Sampling(sampler=sampler, steps=3))

@@ -25,7 +25,6 @@ from torch import Tensor
 from sfumato.diffusion import lookup, samplers_dpm, samplers_k, samplers_solver, samplers_timestep
 from sfumato.diffusion.denoisers import Denoiser, consistency, distilled_levels, parameterise
 from sfumato.diffusion.guidance import ContextDenoiser
-from sfumato.diffusion.losses import Prediction
 from sfumato.diffusion.noise import NoiseKind, NoiseSampler
 from sfumato.diffusion.schedules import (
     AUTOMATIC,
@@ -36,7 +35,7 @@ from sfumato.diffusion.schedules import (
     find_schedule,
 )
 from sfumato.errors import RequestError
-from sfumato.types import Levels, Solver
+from sfumato.types import Levels, Prediction, Solver
 
 DEFAULT_LEVELS = Levels()
 DEFAULT_SOLVER = Solver()
