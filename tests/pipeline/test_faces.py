@@ -1,5 +1,6 @@
 """Faces: turned upright, restored, laid back; and what is said where something is missing."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from skimage.transform import SimilarityTransform
 from torch import Tensor
 
 from sfumato.errors import ModelNotFoundError, RequestError, UnknownModelError
+from sfumato.nn.mtcnn import MTCNN
 from sfumato.pipeline import faces
 from sfumato.pipeline.faces import TEMPLATE, FaceRestorer, find_faces, fit, load_face_restorer, restore_faces
 from sfumato.pipeline.postprocess import Enlarged, Enlargement, enlarge_image
@@ -36,10 +38,13 @@ class Painter:
         return torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand_as(x) if self.red else x
 
 
+@cache
+def detector() -> MTCNN:
+    return load_detector(CPU)
+
+
 def restorer(painter: Painter) -> FaceRestorer:
-    return FaceRestorer(
-        name="GFPGAN", network=cast(Foreign, painter), detector=load_detector(CPU), device=CPU
-    )
+    return FaceRestorer(name="GFPGAN", network=cast(Foreign, painter), detector=detector(), device=CPU)
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.4, 2.5])
