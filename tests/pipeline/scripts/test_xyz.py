@@ -51,6 +51,22 @@ def test_every_field_is_an_axis(field: str) -> None:
     assert fields.with_values(changed, {field: fields.value(BASE, field)}) == BASE
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "labels"),
+    [
+        ("Steps", "4,8", ("Steps: 4", "Steps: 8")),
+        ("CFG Scale", "1-2 (+0.5)", ("CFG Scale: 1", "CFG Scale: 1.5", "CFG Scale: 2")),
+        ("Sampler", "Euler a", ("Euler a",)),
+        ("Checkpoint name", "folder/model.safetensors, v1.5", ("model", "v1.5")),
+        ("VAE", "Automatic", ("VAE: None",)),
+        ("hires.denoising_strength", "0.5", ("hires denoising strength: 0.5",)),
+        ("hires.enabled", "true,0", ("hires enabled: yes", "hires enabled: no")),
+    ],
+)
+def test_labels_say_the_value_and_numbers_of_what(name: str, text: str, labels: tuple[str, ...]) -> None:
+    assert axis(name, text).labels == labels
+
+
 @pytest.mark.parametrize("name", axes.NAMES)
 def test_the_names_of_the_field_stand_for_fields(name: str) -> None:
     assert axes.NAMES[name] in fields.request_fields()

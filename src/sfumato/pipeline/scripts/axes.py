@@ -161,7 +161,9 @@ def _label(name: str, field: str, value: Any) -> str:
         return value
     if isinstance(value, float):
         value = f"{value:g}"
-    return f"{name.rpartition('.')[2].replace('_', ' ') if name == field else name}: {value}"
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    return f"{name.replace('.', ' ').replace('_', ' ') if name == field else name}: {value}"
 
 
 def _search_axis(text: str, base: Request, styles: Mapping[str, Style]) -> Axis:
