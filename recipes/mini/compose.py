@@ -58,7 +58,8 @@ class Row:
     group: str
     subgroup: str
     split: str  # "train" or "vae_holdout"
-    mini: bool  # one of the concepts of the first model
+    mini: bool  # one of the model's concepts
+    first: bool  # one of the first model's
     heldout_pair: bool  # this concept in this style is kept out of text-to-image training
     recolourable: bool  # has one dominant hue
 
@@ -169,6 +170,7 @@ class Sprites:
         self.heldout_styles = {(c, s) for c, s in info["heldout"]["concept_style"]}
         self.heldout_backgrounds = {(c, b) for c, b in info["heldout"]["concept_background"]}
         self.heldout_colours = {(c, b) for c, b in info["heldout"]["concept_colour"]}
+        self.heldout_layouts = {frozenset(pair) for pair in info["heldout"]["layout"]}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -180,7 +182,7 @@ class Sprites:
     def select(
         self, *, styles: Iterable[str] = STYLES, split: str | None = None, mini: bool | None = None
     ) -> list[Row]:
-        """List rows by style, split and membership of the first model's concepts."""
+        """List rows by style, split and membership of the model's concepts."""
         wanted = set(styles)
         return [
             row
@@ -203,7 +205,7 @@ class Sprites:
         Args:
             rng: the only source of randomness.
             variation: how samples may vary; None = the defaults.
-            concept: this one instead of any of the first model's.
+            concept: this one instead of any of the model's.
             style: this one instead of a draw by weight.
 
         Returns:
@@ -269,6 +271,9 @@ class Sprites:
             return row.synonyms[rng.integers(len(row.synonyms))]
         return row.concept
 
+    def _is_kept_apart(self, first: str, second: str, background: str | None) -> bool:
+        return {first, second} in self.heldout_layouts or (second, background) in self.heldout_backgrounds
+
     def _sample_pair(
         self,
         rng: Generator,
@@ -279,7 +284,9 @@ class Sprites:
         meta: dict[str, Any],
     ) -> tuple[Pixels, str, dict[str, Any]]:
         second = first
-        while second.concept == first.concept:
+        while second.concept == first.concept or (
+            not v.heldout and self._is_kept_apart(first.concept, second.concept, meta["background"])
+        ):
             second = self._draw_row(rng, v, None, first.style)
         word = list(POSITIONS)[rng.integers(len(POSITIONS))]
         across, down = POSITIONS[word]

@@ -28,16 +28,12 @@ from PIL import Image
 
 from recipes.mini.colours import COLOURS, dominant_hue
 from recipes.mini.compose import STYLES, Row
+from recipes.mini.heldout import read_heldout
 
 SIDE = 128
-SEED = 20_26
-VAE_HOLDOUT = 72  # concepts
-STYLE_PAIRS_EACH = 40  # concept × style pairs kept out, for each style but the hero
-BACKGROUND_PAIRS = 140  # concept × background pairs kept out
-COLOUR_PAIRS = 120  # concept × object colour pairs kept out
-NEAR_COPY = 0.12  # mean distance (0 to 1) under which two hero pictures count as the same drawing
 CONCEPTS = Path(__file__).with_name("concepts.txt")
 GROUPS = {0, 1, 3, 4, 5, 6, 7}  # no components (2), symbols (8), flags (9)
+LATER = "# -- added for the second model"
 SHAPES = 96  # subgroup of plain coloured shapes, the only symbols kept
 
 
@@ -114,6 +110,17 @@ class Concept:
     group: str
     subgroup: str
     mini: bool
+    first: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """How the curated list calls a thing."""
+
+    name: str
+    synonyms: tuple[str, ...]
+    mass: bool  # said without an article
+    first: bool  # drawn since the first model
 
 
 def plain_code(code: str) -> str:
@@ -157,14 +164,17 @@ def read_archive(package: Package, folder: Path | None) -> dict[str, bytes]:
     return files
 
 
-def read_concepts(path: Path = CONCEPTS) -> dict[str, tuple[str, tuple[str, ...], bool]]:
-    """Read the curated list: code → (name, synonyms, said without an article)."""
+def read_concepts(path: Path = CONCEPTS) -> dict[str, Named]:
+    """Read the curated list: code → what it is called."""
     table = {}
+    first = True
     for line in path.read_text("utf-8").splitlines():
+        first = first and not line.startswith(LATER)
         if not line or line.startswith("#"):
             continue
         code, name, synonyms, kind = [*line.split("\t"), "", ""][:4]
-        table[code] = (name, tuple(s.strip() for s in synonyms.split(",") if s.strip()), kind == "mass")
+        several = tuple(s.strip() for s in synonyms.split(",") if s.strip())
+        table[code] = Named(name=name, synonyms=several, mass=kind == "mass", first=first)
     return table
 
 
@@ -173,7 +183,7 @@ def pictorial(files: dict[str, bytes]) -> list[Concept]:
     entries = json.loads(files["en/data.json"])
     groups = json.loads(files["meta/groups.json"])
     curated = read_concepts()
-    taken = {name for name, _, _ in curated.values()}
+    taken = {named.name for named in curated.values()}
     concepts = []
     for entry in sorted(entries, key=lambda e: e.get("order", 0)):
         group, subgroup = entry.get("group"), entry.get("subgroup")
@@ -183,17 +193,16 @@ def pictorial(files: dict[str, bytes]) -> list[Concept]:
         if subgroup_name == "family":
             continue
         code, label = plain_code(entry["hexcode"]), entry["label"]
-        name, synonyms, mass = curated.get(code, (label.lower(), (), label.endswith("s")))
-        if code not in curated and name in taken:  # "cat" is the curated cat face, not the whole cat
+        name = label.lower()
+        if name in taken:  # "cat" is the curated cat face, not the whole cat
             name = f"whole {name}"
+        named = curated.get(code, Named(name=name, synonyms=(), mass=label.endswith("s"), first=False))
         concepts.append(
             Concept(
                 code=code,
-                name=name,
+                **asdict(named),
                 label=label,
                 tags=tuple(entry.get("tags", ())[:6]),
-                synonyms=synonyms,
-                mass=mass,
                 group=groups["groups"][str(group)],
                 subgroup=subgroup_name,
                 mini=code in curated,
@@ -256,62 +265,18 @@ def draw_styles(
     return drawn
 
 
-def independent(hero: dict[str, NDArray[np.uint8]]) -> set[str]:
-    """Keep the codes whose hero picture is not a near copy of another one, so that it may be held out."""
-    codes = sorted(hero)
-    small = np.stack([np.asarray(Image.fromarray(hero[c]).resize((16, 16)).convert("RGBa")) for c in codes])
-    flat = small.reshape(len(codes), -1).astype(np.float32) / 255
-    alone = set()
-    for row, code in enumerate(codes):
-        distance = np.abs(flat - flat[row]).mean(1)
-        mirrored = np.abs(flat - small[row][:, ::-1].reshape(-1).astype(np.float32) / 255).mean(1)
-        distance[row] = mirrored[row] = 1
-        if min(distance.min(), mirrored.min()) > NEAR_COPY:
-            alone.add(code)
-    return alone
-
-
-def choose_pairs(
-    names: list[str], others: list[str], count: int, rng: np.random.Generator
-) -> list[tuple[str, str]]:
-    """Draw `count` different pairs, spread as evenly as the numbers allow over both lists."""
-    columns = rng.permutation(np.resize(np.arange(len(others)), count))
-    order = np.concatenate([rng.permutation(len(names)) for _ in range(-(-count // len(names)))])[:count]
-    pairs = dict.fromkeys((names[i], others[j]) for i, j in zip(order, columns, strict=True))
-    while len(pairs) < count:
-        pairs[names[rng.integers(len(names))], others[rng.integers(len(others))]] = None
-    return sorted(pairs)
-
-
 def assemble(
     concepts: list[Concept], drawn: dict[str, dict[str, NDArray[np.uint8]]]
 ) -> tuple[NDArray[np.uint8], list[Row], dict[str, Any]]:
-    """Choose the held-out sets and put pictures and rows in order."""
-    rng = np.random.default_rng(SEED)
+    """Put pictures and rows in order, marked by what heldout.json says."""
+    heldout = read_heldout()
     everywhere = set.intersection(*(set(pictures) for pictures in drawn.values()))
     missing = [concept.name for concept in concepts if concept.mini and concept.code not in everywhere]
     assert not missing, f"not drawn in every style: {missing}"
-    alone = independent(drawn[STYLES[0]])
-    pool = [c.code for c in concepts if not c.mini and c.code in everywhere & alone]
-    vae_holdout = set(rng.choice(pool, VAE_HOLDOUT, replace=False).tolist())
-
-    minis = [concept for concept in concepts if concept.mini]
-    names = [concept.name for concept in minis]
-    shuffled = rng.permutation(names).tolist()
-    style_pairs = [
-        (name, style)
-        for k, style in enumerate(STYLES[1:])
-        for name in shuffled[k * STYLE_PAIRS_EACH : (k + 1) * STYLE_PAIRS_EACH]
-    ]
-    background_pairs = choose_pairs(names, [c for c in COLOURS if c != "white"], BACKGROUND_PAIRS, rng)
-    words = {word for name in COLOURS for word in (name, "golden")}
-    plain = {c.code for c in minis if not words & set(c.name.split())}
-    has_hue = {(c.code, s): dominant_hue(drawn[s][c.code]) is not None for c in minis for s in STYLES}
-    hued = [c.name for c in minis if c.code in plain and has_hue[c.code, STYLES[0]]]
-    hues = [c for c in COLOURS if c not in {"white", "black", "gray"}]
-    colour_pairs = choose_pairs(hued, hues, min(COLOUR_PAIRS, len(hued) * len(hues) // 3), rng)
-
-    held = set(style_pairs)
+    unknown = set(heldout["vae_concepts"]) - {c.name for c in concepts if not c.mini}
+    assert not unknown, f"kept out, but not among the labels: {sorted(unknown)}"
+    held = {(name, style) for name, style in heldout["concept_style"]}
+    words = {*COLOURS, "brown", "golden"}
     pictures: list[NDArray[np.uint8]] = []
     rows: list[Row] = []
     for concept in concepts:
@@ -326,18 +291,14 @@ def assemble(
                     row=len(rows),
                     concept=concept.name,
                     style=style,
-                    split="vae_holdout" if concept.code in vae_holdout else "train",
+                    split="vae_holdout" if concept.name in heldout["vae_concepts"] else "train",
                     heldout_pair=(concept.name, style) in held,
-                    recolourable=concept.code in plain and has_hue.get((concept.code, style), False),
+                    recolourable=concept.mini
+                    and not words & set(concept.name.split())
+                    and dominant_hue(picture) is not None,
                 )
             )
             pictures.append(picture)
-    heldout = {
-        "vae_concepts": sorted(c.name for c in concepts if c.code in vae_holdout),
-        "concept_style": sorted(style_pairs),
-        "concept_background": background_pairs,
-        "concept_colour": colour_pairs,
-    }
     return np.stack(pictures), rows, heldout
 
 
@@ -350,7 +311,6 @@ def build(out: Path, packages: Path | None) -> dict[str, Any]:
     drawn = draw_styles(archives, {concept.code for concept in concepts})
     pixels, rows, heldout = assemble(concepts, drawn)
     info = {
-        "seed": SEED,
         "sprites": len(rows),
         "concepts": len({row.concept for row in rows}),
         "mini_concepts": len({row.concept for row in rows if row.mini}),

@@ -2,12 +2,14 @@
 
 python -m recipes.mini.pack DATA autoencoder OUT     every concept in every style, on many backgrounds
 python -m recipes.mini.pack DATA holdout OUT         the concepts kept from the autoencoder, to measure it
-python -m recipes.mini.pack DATA diffusion OUT       the first model's concepts with captions
+python -m recipes.mini.pack DATA diffusion OUT       the model's concepts with captions
 """
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,10 @@ from recipes.mini.compose import STYLES, Pixels, Sprites, Variation, compose, lo
 
 Drawn = tuple[Pixels, list[str], float]  # picture, captions, sampling weight
 
-HERO_VIEWS, OTHER_VIEWS, HERO_BACKGROUNDS = 6, 3, 10
-HERO_SHARE = 0.8  # of the samples; the other styles share the rest
+KINDS = {"plain": 0.42, "background": 0.26, "colour": 0.12, "pair": 0.2}  # shares of the samples
+HERO_SHARE = 0.46  # of each kind; the other styles share the rest
+VIEWS = {"plain": (3, 2), "background": (4, 2), "colour": (2, 1)}  # pictures of a sprite: hero, others
+PAIRS = 9000  # pictures with two things
 
 
 def views(sprites: Sprites, split: str, each: int, seed: int) -> Iterator[Drawn]:
@@ -33,23 +37,47 @@ def views(sprites: Sprites, split: str, each: int, seed: int) -> Iterator[Drawn]
             yield compose(sprites.pixels[row.row], jittered(rng, name), scale=scale, shift=shift), [""], 1.0
 
 
-def captioned(sprites: Sprites, seed: int) -> Iterator[Drawn]:
-    """Draw the first model's concepts: hero style on white and on every colour, other styles more rarely."""
-    rng = np.random.default_rng(seed)
-    near = {"scale": (0.92, 1.0), "shift": 0.0}
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One picture to draw."""
+
+    kind: str  # of KINDS
+    style: str
+    concept: str | None = None  # None = any
+
+
+def orders(sprites: Sprites, rng: np.random.Generator) -> list[Order]:
+    """List what the picture model sees: every concept alone in every style, and pairs of any."""
+    wanted = []
     for concept in sprites.mini:
         for style in STYLES:
             row = sprites.find(concept, style)
             if row is None or row.heldout_pair:
                 continue
-            hero = style == STYLES[0]
-            plain, coloured = (HERO_VIEWS, HERO_BACKGROUNDS) if hero else (OTHER_VIEWS, OTHER_VIEWS)
-            share = HERO_SHARE if hero else (1 - HERO_SHARE) / (len(STYLES) - 1)
-            for view in range(plain + coloured):
-                odds = Variation(background=float(view >= plain), **near)  # type: ignore[arg-type]
-                picture, text, _ = sprites.sample(rng, odds, concept=concept, style=style)
-                # White is drawn from as often as all colours together.
-                yield picture, [text], share / 2 / (coloured if view >= plain else plain)
+            for kind, views in VIEWS.items():
+                if kind != "colour" or row.recolourable:
+                    order = Order(kind=kind, style=style, concept=concept)
+                    wanted += [order] * views[style != STYLES[0]]
+    for style in rng.choice(STYLES, PAIRS, p=[HERO_SHARE] + [(1 - HERO_SHARE) / 3] * 3).tolist():
+        wanted.append(Order(kind="pair", style=style))
+    return wanted
+
+
+def captioned(sprites: Sprites, seed: int) -> Iterator[Drawn]:
+    """Draw the model's concepts alone, on colours, in other colours and by twos, with captions."""
+    rng = np.random.default_rng(seed)
+    wanted = orders(sprites, rng)
+    counts = Counter((order.kind, order.style) for order in wanted)
+    for order in wanted:
+        odds = Variation(
+            scale=(0.92, 1.0),
+            background={"plain": 0.0, "background": 1.0}.get(order.kind, 0.5),
+            recolour=float(order.kind == "colour"),
+            pair=float(order.kind == "pair"),
+        )
+        picture, text, _ = sprites.sample(rng, odds, concept=order.concept, style=order.style)
+        share = HERO_SHARE if order.style == STYLES[0] else (1 - HERO_SHARE) / (len(STYLES) - 1)
+        yield picture, [text], KINDS[order.kind] * share / counts[order.kind, order.style]
 
 
 def write(drawn: Iterator[Drawn], folder: Path) -> int:
@@ -58,7 +86,7 @@ def write(drawn: Iterator[Drawn], folder: Path) -> int:
     pictures, rows = [], []
     for picture, captions, weight in drawn:
         pictures.append(picture)
-        rows.append(json.dumps({"captions": captions, "weight": round(weight, 6)}))
+        rows.append(json.dumps({"captions": captions, "weight": float(f"{weight:.4g}")}))
     np.save(folder / "pictures.npy", np.stack(pictures))
     (folder / "captions.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
     return len(rows)

@@ -44,6 +44,7 @@ def sprites() -> Sprites:
                     subgroup="other",
                     split="vae_holdout" if name == "unicorn" else "train",
                     mini=True,
+                    first=name != "unicorn",
                     heldout_pair=(name, style) in {("cat", "noto"), ("apple", "flat")},
                     recolourable=name != "cat",
                 )
@@ -54,5 +55,7 @@ def sprites() -> Sprites:
         "concept_style": [["cat", "noto"], ["apple", "flat"]],
         "concept_background": [["cat", colour] for colour in list(COLOURS)[1:6]],
         "concept_colour": [["apple", "purple"], ["bread", "blue"]],
+        "layout": [["apple", "cat"], ["bread", "hourglass"]],
+        "words": {"loaf": ["bread"], "king's unicorn": ["unicorn"], "feline": ["cat", "unicorn"]},
     }
     return Sprites(np.stack(pixels), rows, {"heldout": heldout, "sprites_sha256": "0" * 64})

@@ -106,6 +106,15 @@ def test_pairs_kept_out_of_training_are_never_drawn(sprites: Sprites) -> None:
         assert (concept, drawn["style"]) not in sprites.heldout_styles
         assert (concept, drawn["background"]) not in sprites.heldout_backgrounds
         assert (concept, drawn["colour"]) not in sprites.heldout_colours
+    by_twos = Variation(size=16, background=1, pair=1)
+    for _ in range(400):
+        _, _, drawn = sprites.sample(rng, by_twos)
+        assert set(drawn["concepts"]) not in sprites.heldout_layouts
+        assert not {(c, drawn["background"]) for c in drawn["concepts"]} & sprites.heldout_backgrounds
+    everything = Variation(size=16, pair=1, heldout=True)
+    assert any(
+        set(sprites.sample(rng, everything)[2]["concepts"]) in sprites.heldout_layouts for _ in range(100)
+    )
     with pytest.raises(ValueError, match="cat"):
         sprites.sample(rng, often, concept="cat", style="noto")
     _, _, drawn = sprites.sample(rng, Variation(heldout=True), concept="cat", style="noto")

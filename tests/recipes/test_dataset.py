@@ -17,11 +17,11 @@ RED = '<rect x="0" y="0" width="4" height="8" fill="#f00"/>'
 
 def test_the_curated_list_is_well_formed() -> None:
     table = dataset.read_concepts()
-    names = [name for name, _, _ in table.values()]
-    synonyms = [each for _, each_of, _ in table.values() for each in each_of]
-    assert len(table) == 280
-    assert len(set(names)) == 280
-    assert "slice of pizza" in names
+    names = [each.name for each in table.values()]
+    synonyms = [synonym for each in table.values() for synonym in each.synonyms]
+    assert sum(each.first for each in table.values()) == 280
+    assert len(table) == len(set(names)) >= 1000
+    assert {"slice of pizza", "walking dog"} <= set(names)
     assert all(text == text.lower().strip() and "," not in text for text in names + synonyms)
     assert not set(names) & set(synonyms)
     assert len(set(synonyms)) == len(synonyms)
@@ -75,30 +75,16 @@ def test_icons_are_drawn_to_scale_and_turned_copies_left_out() -> None:
     assert (drawn["1F603"][:, 33:95, 3] == 255).all()  # half as wide, so in the middle
 
 
-def test_copies_and_mirror_images_cannot_be_held_out() -> None:
-    rng = np.random.default_rng(0)
-    blocks = rng.integers(0, 2, (6, 4, 4, 4), dtype=np.uint8) * 255
-    pictures = {f"{k}": block.repeat(32, 0).repeat(32, 1) for k, block in enumerate(blocks)}
-    assert dataset.independent(pictures) == set(pictures)
-    near = pictures | {"copy": pictures["0"], "mirror": pictures["1"][:, ::-1].copy()}
-    assert dataset.independent(near) == {"2", "3", "4", "5"}
-
-
-def test_pairs_are_different_and_spread_evenly() -> None:
-    names, others = [f"n{k}" for k in range(30)], list("abcdefg")
-    pairs = dataset.choose_pairs(names, others, 70, np.random.default_rng(1))
-    assert len(set(pairs)) == 70
-    assert max(sum(p[0] == name for p in pairs) for name in names) <= 4
-    assert max(sum(p[1] == other for p in pairs) for other in others) <= 16
-
-
 def test_the_held_out_sets_do_not_meet_what_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"VAE_HOLDOUT": 5, "STYLE_PAIRS_EACH": 2, "BACKGROUND_PAIRS": 9, "COLOUR_PAIRS": 4}
-    for name, value in sizes.items():
-        monkeypatch.setattr(dataset, name, value)
+    kept = {
+        "vae_concepts": ["thing 3", "thing 5"],
+        "concept_style": [("thing 0", "noto"), ("thing 2", "flat")],
+        "concept_background": [("thing 4", "red")],
+    }
+    monkeypatch.setattr(dataset, "read_heldout", lambda: kept)
     rng = np.random.default_rng(2)
     concepts, drawn = [], {style: {} for style in STYLES}
-    for k in range(24):
+    for k in range(12):
         code = f"{k:X}"
         concepts.append(
             Concept(
@@ -111,29 +97,31 @@ def test_the_held_out_sets_do_not_meet_what_is_trained(monkeypatch: pytest.Monke
                 group="objects",
                 subgroup="tool",
                 mini=k % 2 == 0,
+                first=k % 4 == 0,
             )
         )
         for style in STYLES:
-            block = rng.integers(0, 256, (4, 4, 4), dtype=np.uint8)
-            block[..., 1:3], block[..., 3] = block[..., 1:3] // 6, 255  # mostly red
-            block[..., 0] |= 128
-            block[rng.integers(0, 2, (4, 4), dtype=bool)] = 0
-            block[0, 0] = (255, 0, 0, 255)
-            drawn[style][code] = block.repeat(32, 0).repeat(32, 1)
+            drawn[style][code] = red(rng)
     del drawn["flat"]["1"]
     pixels, rows, heldout = dataset.assemble(concepts, drawn)
-    assert len(pixels) == len(rows) == 24 * 4 - 1
+    assert heldout == kept
+    assert len(pixels) == len(rows) == 12 * 4 - 1
     assert [row.row for row in rows] == list(range(len(rows)))
     held = {row.concept for row in rows if row.split == "vae_holdout"}
-    assert held == set(heldout["vae_concepts"])
-    assert len(held) == 5
+    assert held == set(kept["vae_concepts"])
     assert not held & {row.concept for row in rows if row.mini}
-    pairs = {(row.concept, row.style) for row in rows if row.heldout_pair}
-    assert pairs == set(heldout["concept_style"])
-    assert len(pairs) == 6
-    assert all(style != STYLES[0] for _, style in pairs)
-    assert len({concept for concept, _ in pairs}) == 6
-    assert len(set(heldout["concept_background"])) == 9
-    assert len(set(heldout["concept_colour"])) == 4
-    for row in rows:
-        assert (pixels[row.row] == drawn[row.style][row.code]).all()
+    assert {(r.concept, r.style) for r in rows if r.heldout_pair} == set(kept["concept_style"])
+    assert all(row.recolourable == row.mini for row in rows)  # the others have no captions to change
+    monkeypatch.setitem(kept, "vae_concepts", ["thing 4"])
+    with pytest.raises(AssertionError, match="thing 4"):
+        dataset.assemble(concepts, drawn)
+
+
+def red(rng: np.random.Generator) -> np.ndarray:
+    """Draw random reds on nothing: (128,128,4)."""
+    block = rng.integers(0, 256, (4, 4, 4), dtype=np.uint8)
+    block[..., 1:3], block[..., 3] = block[..., 1:3] // 6, 255
+    block[..., 0] |= 128
+    block[rng.integers(0, 2, (4, 4), dtype=bool)] = 0
+    block[0, 0] = (255, 0, 0, 255)
+    return block.repeat(32, 0).repeat(32, 1)

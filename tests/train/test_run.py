@@ -16,7 +16,7 @@ from sfumato.train.run import run
 from sfumato.train.state import TrainState
 from sfumato.weights.convert import convert
 from sfumato.weights.files import read_safetensors
-from sfumato.weights.load import load_checkpoint, load_vae
+from sfumato.weights.load import load_checkpoint, load_networks, load_vae
 
 AUTOENCODER = """
 method = "autoencoder"
@@ -118,6 +118,38 @@ def test_pictures_become_a_checkpoint_that_loads_and_says_where_it_comes_from(ro
         assert told["data"] == "drawn"
         assert [told[f"{stage}.steps"] for stage in ("autoencoder", "text", "diffusion")] == ["8", "3", "4"]
         assert (path.parent / "pictures" / "0000004.png").is_file()
+
+
+def test_a_text_encoder_goes_on_from_another_of_its_shape(root: Path) -> None:
+    train(root, AUTOENCODER, steps=2)
+    train(root, TEXT)
+    start = f'[text]\nstart = "{root}/text/model.safetensors"'
+    slow = TEXT.replace("/text", "/again").replace("[text]", "[optimiser]\nrate = 1e-9\n" + start)
+    train(root, slow)
+    old, new = (
+        load_networks(root / name / "model.safetensors", ["text"], device="cpu", dtype=torch.float32)[1]
+        for name in ("text", "again")
+    )
+    for one, other in zip(old["text"].parameters(), new["text"].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3)  # kept in float16
+    with pytest.raises(TrainingError, match="text encoder of another shape"):
+        train(root, slow.replace("/again", "/other").replace("layers = 1", "layers = 2"))
+
+
+def test_encoding_in_half_precision_leaves_the_autoencoder_as_it_was(root: Path) -> None:
+    train(root, AUTOENCODER, steps=2)
+    train(root, TEXT)
+    train(root, DIFFUSION, train_text="false")
+    (cache,) = (root / "toy" / "cache").iterdir()
+    vae, kept = (
+        load_vae(root / name / "model.safetensors", device="cpu", dtype=torch.float32)
+        for name in ("text", "toy")
+    )
+    exact = encode_all(vae, open_pictures(root / "data")).numpy()
+    error = np.load(cache) - exact
+    assert 0 < error.std() < 0.05 * exact.std()  # bfloat16 keeps eight bits, whitening spreads them
+    for one, other in zip(vae.parameters(), kept.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)  # float16 in the file
 
 
 def test_an_autoencoder_resumes_bit_for_bit(root: Path) -> None:

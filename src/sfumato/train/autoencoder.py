@@ -79,7 +79,7 @@ def edge_loss(images: Tensor, wanted: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode_all(network: AutoencoderKL, data: PictureSet, batch_size: int = 32) -> Tensor:
+def encode_all(network: AutoencoderKL, data: PictureSet, batch_size: int = 8) -> Tensor:
     """Encode every picture to its mean latents: (N,C,H/8,W/8) float32, unscaled."""
     dtype = next(network.parameters()).dtype
     parts = [

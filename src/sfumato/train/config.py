@@ -115,7 +115,7 @@ class DiffusionConfig(_Table):
 
 
 class TextConfig(_Table):
-    """The text encoder, trained so that its last token says what a sentence vector says."""
+    """The text encoder, trained so that its last tokens say what a sentence vector says."""
 
     width: int = 768
     layers: int = 12
@@ -123,6 +123,7 @@ class TextConfig(_Table):
     vectors: Path  # (N,D) float16 .npy beside `sentences`
     sentences: Path  # one sentence a line
     base: Path  # checkpoint whose autoencoder is carried along
+    start: Path | None = None  # checkpoint whose text encoder to go on from
     temperature: Annotated[float, Field(gt=0)] = 0.05
 
     @model_validator(mode="after")

@@ -150,7 +150,7 @@ def cached_latents(network: AutoencoderKL, data: PictureSet, cache: Path, weight
     """Encode the data set once and keep the result under a name made of its content.
 
     Args:
-        network: the autoencoder; its `scale_factor` is applied.
+        network: the autoencoder, in the precision to encode in; its `scale_factor` is applied.
         data: N pictures.
         cache: folder for `latents-HASH.npy`; a stale or foreign cache has another hash and is not read.
         weights_hash: identifies the autoencoder's weights.
@@ -158,7 +158,8 @@ def cached_latents(network: AutoencoderKL, data: PictureSet, cache: Path, weight
     Returns:
         Scaled latents (N,C,H,W) float32.
     """
-    path = cache / f"latents-{data.pictures_hash}-{weights_hash[:16]}.npy"
+    dtype = str(next(network.parameters()).dtype).removeprefix("torch.")
+    path = cache / f"latents-{data.pictures_hash}-{weights_hash[:16]}-{dtype}.npy"
     if not path.is_file():
         latents = encode_all(network, data)
         cache.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """From a configuration to a trained checkpoint: build the method, resume, iterate, write the result."""
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -130,7 +131,7 @@ def _autoencoder(config: TrainConfig, models: Path) -> Method:
 def _text(config: TrainConfig, models: Path) -> Method:
     assert config.text is not None
     table = config.text
-    base = find_checkpoint(str(table.base), models)
+    base, start = find_checkpoint(str(table.base), models), _found(table.start, models)
     spec, parts = load_networks(base, ["vae"], device="cpu", dtype=None)
     try:
         sentences = table.sentences.read_text("utf-8").splitlines()
@@ -143,7 +144,13 @@ def _text(config: TrainConfig, models: Path) -> Method:
             f"and at least batch_size={config.batch_size} of them"
         )
     shape = table.network()
-    network = CLIPText(shape)
+    network: nn.Module = CLIPText(shape)
+    if start:
+        started, networks = load_networks(start, ["text"], device="cpu", dtype=torch.float32)
+        network = networks["text"]
+        if started.text != shape:
+            raise TrainingError(f"{start} holds a text encoder of another shape: {started.text}")
+    assert isinstance(network, CLIPText)
     ids = torch.tensor([_encode(Tokenizer.load(), shape.max_length)(text) for text in sentences])
     _prepare(network, config)
 
@@ -154,9 +161,8 @@ def _text(config: TrainConfig, models: Path) -> Method:
 
     task = TextTask(config, network, ids, vectors)
     inputs = {"text.sentences": file_sha256(table.sentences), "text.vectors": file_sha256(table.vectors)}
-    return Method(
-        task=task, export=export, provenance=_told(base), inputs=inputs | _hashes({"text.base": base})
-    )
+    inputs |= _hashes({"text.base": base, "text.start": start})
+    return Method(task=task, export=export, provenance=_told(base), inputs=inputs)
 
 
 def _diffusion(config: TrainConfig, models: Path) -> Method:
@@ -181,7 +187,8 @@ def _diffusion(config: TrainConfig, models: Path) -> Method:
     captions = CaptionTable(data, _encode(Tokenizer.load(), spec.text.max_length), table.prompts)
     vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
     inputs = _data_hashes(data) | _hashes({"diffusion.base": base, "diffusion.start": start})
-    latents = cached_latents(vae, data, config.output / "cache", inputs["diffusion.base"])
+    encoder = copy.deepcopy(vae).to(DTYPES[config.precision])
+    latents = cached_latents(encoder, data, config.output / "cache", inputs["diffusion.base"])
     _prepare(unet, config)
     made = replace(spec, family=config.output.name, unet=shape, prediction=table.prediction)
 
