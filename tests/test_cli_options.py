@@ -78,9 +78,10 @@ def test_a_file_gives_one_request_a_line(tmp_path: Path) -> None:
     assert [request.prompt.text for request in requests(prompts_file=path)] == ["a cat", "a dog, é"]
 
 
-def test_a_dash_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("given", [{"prompt__text": "-"}, {"prompts_file": Path("-")}])
+def test_a_dash_reads_standard_input(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a cat\na dog\n")))
-    assert [request.prompt.text for request in requests(prompt__text="-")] == ["a cat", "a dog"]
+    assert [request.prompt.text for request in requests(**given)] == ["a cat", "a dog"]
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,8 @@ def test_commands_and_their_options() -> None:
             "threads",
         ],
         "doctor": ["as_json", "outputs", "models", "device", "dtype", "threads"],
+        "samplers": ["as_json"],
+        "schedules": ["as_json"],
         "pull": ["repo", "file", "models"],
         "train": ["config", "resume", "models"],
         "img2img": [

@@ -7,6 +7,7 @@ the argument parser is imported before a command runs.
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import sys
@@ -17,7 +18,7 @@ import typer
 
 from sfumato import __version__, cli_files, cli_merge, cli_scripts
 from sfumato.cli_img2img import img2img
-from sfumato.cli_options import Options, with_request, with_settings
+from sfumato.cli_options import ImageFormat, Options, with_request, with_settings
 from sfumato.cli_upscale import upscale
 from sfumato.errors import RequestError, SfumatoError, WeightsError
 
@@ -71,7 +72,7 @@ def txt2img(
     dynamic: Annotated[
         str | None, typer.Option(help="Draw {a|b} and __names__: random, or all combinations.")
     ] = None,
-    file_format: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
+    file_format: ImageFormat = "png",
     grid: Annotated[
         bool, typer.Option("--grid", help="Also one picture of all pictures of a prompt.")
     ] = False,
@@ -100,21 +101,47 @@ def doctor(options: Options, as_json: JsonFlag = False) -> None:
     """Say what was found, make a test picture, and what to do about each thing missing."""
     from sfumato.app.doctor import examine
     from sfumato.cli_terminal import show_picture
+    from sfumato.pipeline import images
 
-    broken = False
-    for finding in examine(options.settings()):
+    broken, settings = False, options.settings()
+    for finding in examine(settings):
         broken = broken or finding.state == "missing"
+        answer = {name: getattr(finding, name) for name in ("state", "what", "found", "remedy")}
+        if finding.image is not None:
+            answer["path"] = str(images.save(finding.image, settings.outputs, "doctor", ""))
         if as_json:
-            typer.echo(
-                json.dumps({name: getattr(finding, name) for name in ("state", "what", "found", "remedy")})
-            )
+            typer.echo(json.dumps(answer))
             continue
         typer.echo(f"{finding.mark} {finding.what}: {finding.found}")
-        if finding.remedy:
-            typer.echo(f"  → {finding.remedy}")
+        for line in (finding.remedy, answer.get("path")):
+            if line:
+                typer.echo(f"  → {line}")
         if finding.image is not None:
             show_picture(finding.image)
     raise typer.Exit(1 if broken else 0)
+
+
+@app.command()
+def samplers(as_json: JsonFlag = False) -> None:
+    """List the samplers, their other names, and what the schedule Automatic means for each."""
+    from sfumato.diffusion.samplers import SAMPLERS
+
+    for spec in SAMPLERS.values():
+        if as_json:
+            row = {"name": spec.name, "aliases": spec.aliases, "default_schedule": spec.default_schedule}
+            typer.echo(json.dumps(row))
+        else:
+            typer.echo(f"{', '.join((spec.name, *spec.aliases))}: {spec.default_schedule}")
+
+
+@app.command()
+def schedules(as_json: JsonFlag = False) -> None:
+    """List the schedules and their other names."""
+    from sfumato.diffusion.schedules import SCHEDULES
+
+    for spec in SCHEDULES.values():
+        row = {"name": spec.name, "aliases": spec.aliases}
+        typer.echo(json.dumps(row) if as_json else ", ".join((spec.name, *spec.aliases)))
 
 
 @models_app.command("list")
@@ -219,6 +246,9 @@ def train(
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for stream in (sys.stdout, sys.stderr):  # a character that a terminal does not know is no reason to stop
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -234,6 +264,9 @@ def run(arguments: list[str]) -> int:
         message = str(error)
     except typer.TyperException as error:
         message = error.format_message()
+        if message.startswith("Usage:"):  # the help of a group that was given no command
+            typer.echo(message, err=True)
+            return 2
     except OSError as error:
         message = f"{error.filename or 'system'}: {error.strerror or error}"
     typer.echo(f"error: {' '.join(message.split())}", err=True)

@@ -321,7 +321,7 @@ def _parameter(flag: Flag, kind: type, make: Callable[..., Any]) -> inspect.Para
             *flag.spellings,
             help=flag.help + _default_text(flag),
             show_default=False,
-            parser=_PARSERS[kind],
+            parser=_choice(flag) or _PARSERS[kind],
             metavar=kind.__name__.upper() if flag.spellings else flag.field.partition(".")[0].upper(),
         )
     )
@@ -360,6 +360,29 @@ def _default_text(flag: Flag) -> str:
     if default is None or default == "" or default is False:
         return ""
     return f" [default: {'on' if default is True else default}]"
+
+
+def _choice(flag: Flag) -> Callable[[str], str] | None:
+    """How a choice among words is read: letter case does not count. None for every other field."""
+    if "." not in flag.field:
+        return None
+    part, field = flag.field.split(".")
+    annotation = field_types(_part_type(part))[field]
+    kinds = (annotation, *get_args(annotation))
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if not words:
+        return None
+    return lambda text: next((word for word in words if word.casefold() == text.casefold()), text)
+
+
+def image_format(text: str) -> str:
+    """Spell a file format as the tables of formats do."""
+    return text.lower().replace("jpeg", "jpg")
+
+
+ImageFormat = Annotated[
+    str, typer.Option("--format", parser=image_format, metavar="TEXT", help="png, jpg or webp.")
+]
 
 
 def _request_type(flag: Flag) -> type:
@@ -401,6 +424,8 @@ def _lines(argument: str | None, file: Path | None, *, both: bool) -> str | None
         )
     if file is None and argument != "-":
         return None
+    if file == Path("-"):
+        file = None
     try:
         with sys.stdin.buffer if file is None else file.open("rb") as stream:
             data = stream.read(MAX_PROMPTS_BYTES + 1)

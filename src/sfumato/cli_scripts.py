@@ -9,11 +9,17 @@ from typing import Annotated
 
 import typer
 
-from sfumato.cli_options import Options, with_any_request, with_request, with_settings, with_source
+from sfumato.cli_options import (
+    ImageFormat,
+    Options,
+    with_any_request,
+    with_request,
+    with_settings,
+    with_source,
+)
 from sfumato.errors import RequestError
 
 Size = Annotated[str | None, typer.Option(help="Width and height at once: 512x768.")]
-Format = Annotated[str, typer.Option("--format", help="png, jpg or webp.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Answer in JSON, one object a line.")]
 Show = Annotated[bool, typer.Option(help="Show pictures in the terminal, where it can.")]
 Margin = Annotated[int, typer.Option(help="Pixels between the pictures.")]
@@ -44,7 +50,7 @@ def xyz(
     vary_seeds: Annotated[str, typer.Option(help="Axes along which the seed counts up: x, xy …")] = "",
     margin: Margin = 0,
     size: Size = None,
-    file_format: Format = "png",
+    file_format: ImageFormat = "png",
     as_json: JsonFlag = False,
     show: Show = True,
 ) -> None:
@@ -94,7 +100,7 @@ def matrix(
     cells: Annotated[bool, typer.Option("--cells", help="Save every picture of it, too.")] = False,
     margin: Margin = 0,
     size: Size = None,
-    file_format: Format = "png",
+    file_format: ImageFormat = "png",
     as_json: JsonFlag = False,
     show: Show = True,
 ) -> None:
@@ -121,7 +127,7 @@ def matrix(
 def batch(
     options: Options,
     file: Annotated[Path, typer.Argument(help="Rows: .jsonl with an object a line, or .csv with a header.")],
-    file_format: Format = "png",
+    file_format: ImageFormat = "png",
     as_json: JsonFlag = False,
     show: Show = False,
 ) -> None:
@@ -166,7 +172,7 @@ def loopback(
     final_denoise: Annotated[float, typer.Option(help="Denoising strength of the last loop.")] = 0.5,
     curve: Annotated[str, typer.Option(help="On the way there: Aggressive, Linear or Lazy.")] = "Linear",
     size: Size = None,
-    file_format: Format = "png",
+    file_format: ImageFormat = "png",
     as_json: JsonFlag = False,
     show: Show = True,
 ) -> None:
@@ -189,7 +195,7 @@ def sd_upscale(
     overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 64,
     upscaler: Annotated[str, typer.Option(help="What enlarges before: Lanczos, or a model.")] = "Lanczos",
     size: Annotated[str | None, typer.Option(help="Of a tile: 512x768.")] = None,
-    file_format: Format = "png",
+    file_format: ImageFormat = "png",
     as_json: JsonFlag = False,
     show: Show = True,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfumato.cli_options import Options, parse_size, with_settings
+from sfumato.cli_options import ImageFormat, Options, parse_size, with_settings
 from sfumato.errors import ModelNotFoundError, OutputError, RequestError, SfumatoError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def upscale(
     codeformer_weight: Annotated[
         float | None, typer.Option(help="0 to 1: how true CodeFormer stays. [default: 0]")
     ] = None,
-    file_format: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
+    file_format: ImageFormat = "png",
     listing: Annotated[bool, typer.Option("--list", help="Name the upscalers there are.")] = False,
 ) -> None:
     """Make pictures larger and print the paths of the results."""

@@ -7,7 +7,7 @@ from sfumato.app import doctor
 from sfumato.app.settings import Settings, load_settings
 from sfumato.cli import run
 from sfumato.errors import ModelNotFoundError
-from sfumato.pipeline import memory, models
+from sfumato.pipeline import images, memory, models
 
 
 @pytest.fixture
@@ -51,5 +51,6 @@ def test_the_command_answers_in_json_and_by_its_exit_code(
     assert run(["doctor", "--json"]) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [answer["what"] for answer in answers] == list(doctor.LOOKS)
+    assert images.open_image(Path(answers[-1]["path"])).size == (64, 64)
     assert run(["doctor", "--device", "cuda:9"]) == 1
     assert "✗ device: device='cuda:9' is not on this machine" in capsys.readouterr().out

@@ -410,7 +410,7 @@ def test_two_schedules_at_once_are_refused():
     [
         ("DPM+ 2M", "Automatic", r"sampler='DPM\+ 2M' is not known; did you mean DPM\+\+ 2M or"),
         ("Oiler Karras", "Automatic", "sampler='Oiler Karras' is not known"),
-        ("", "Automatic", "sampler='' is not known; There are DPM"),
+        ("", "Automatic", "sampler='' is not known; choose one of DPM"),
         ("Karras", "Automatic", "sampler='Karras' is not known"),
         ("Euler", "Caras", "schedule='Caras' is not known; did you mean Karras"),
     ],

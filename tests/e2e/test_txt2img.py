@@ -30,7 +30,7 @@ def made(capsys: pytest.CaptureFixture[str]) -> list[Path]:
 
 def test_a_prompt_becomes_a_picture_that_remembers_it(capsys: pytest.CaptureFixture[str]) -> None:
     line = "txt2img|a cat, (red:1.2)|-n|blurry|--model|tiny|--steps|2|--sampler|euler a|--seed|7|--size|64x48"
-    line += "|--guidance|4.5|--eta|0.5|--clip-skip|2|--emphasis|No norm|--guidance-rescale|0.25"
+    line += "|--guidance|4.5|--eta|0.5|--clip-skip|2|--emphasis|no NORM|--guidance-rescale|0.25"
     line += "|--noise-source|cpu"
     assert run(line.split("|")) == 0
     (path,) = made(capsys)
@@ -47,6 +47,12 @@ def test_a_prompt_becomes_a_picture_that_remembers_it(capsys: pytest.CaptureFixt
         canvas=Canvas(width=64, height=48, seed=7, noise_source="cpu"),
         model=ModelChoice(checkpoint="tiny"),
     )
+
+
+@pytest.mark.parametrize("spelling", ["jpeg", "JPG"])
+def test_a_file_format_may_be_spelled_otherwise(spelling: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["txt2img", "a cat", "-m", "tiny", "--steps", "1", "--seed", "7", "--format", spelling]) == 0
+    assert made(capsys) == [Path("outputs/00001-7.jpg")]
 
 
 def test_a_picture_is_made_again_from_its_own_parameters(capsys: pytest.CaptureFixture[str]) -> None:

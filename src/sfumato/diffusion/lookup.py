@@ -49,8 +49,8 @@ def unknown(table: Mapping[str, Row], name: str, what: str) -> RequestError:
     names = {_plain(known): row.name for row in table.values() for known in (row.name, *row.aliases)}
     near = difflib.get_close_matches(_plain(name), names, n=5, cutoff=0.5)
     shown = list(dict.fromkeys(names[match] for match in near))[:3]
-    hint = f"did you mean {' or '.join(shown)}? " if shown else ""
-    return RequestError(f"{what}={name!r} is not known; {hint}There are {', '.join(table)}")
+    hint = f"did you mean {' or '.join(shown)}; " if shown else ""
+    return RequestError(f"{what}={name!r} is not known; {hint}choose one of {', '.join(table)}")
 
 
 def _plain(name: str) -> str:

@@ -149,7 +149,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(there[0])
     if name not in there and not (name == "cuda" and "cuda:0" in there):
-        raise RequestError(f"device={name!r} is not on this machine; there are {', '.join(there)}")
+        raise RequestError(f"device={name!r} is not on this machine; choose auto or {' or '.join(there)}")
     return torch.device(name)
 
 
