@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfumato.cli_options import Options, with_source
+from sfumato.cli_options import ImageFormat, Options, with_source
 from sfumato.errors import OutputError, RequestError, SfumatoError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def img2img(
         Path | None, typer.Option(help="Take it from the files of the same name in this folder.")
     ] = None,
     prompts_file: Annotated[Path | None, typer.Option(help="Prompts, one a line.")] = None,
-    file_format: Annotated[str, typer.Option("--format", help="png, jpg or webp.")] = "png",
+    file_format: ImageFormat = "png",
     grid: Annotated[
         bool, typer.Option("--grid", help="Also one picture of all pictures of a prompt.")
     ] = False,
