@@ -18,7 +18,14 @@ import typer
 
 from sfumato import __version__, cli_files, cli_merge, cli_scripts
 from sfumato.cli_img2img import img2img
-from sfumato.cli_options import ImageFormat, Options, with_request, with_settings
+from sfumato.cli_options import (
+    FolderPattern,
+    ImageFormat,
+    NamePattern,
+    Options,
+    with_request,
+    with_settings,
+)
 from sfumato.cli_upscale import upscale
 from sfumato.errors import RequestError, SfumatoError, WeightsError
 
@@ -76,6 +83,8 @@ def txt2img(
     grid: Annotated[
         bool, typer.Option("--grid", help="Also one picture of all pictures of a prompt.")
     ] = False,
+    name_pattern: NamePattern = None,
+    folder_pattern: FolderPattern = "",
     as_json: JsonFlag = False,
     show: Annotated[bool, typer.Option(help="Show pictures in the terminal, where it can.")] = True,
 ) -> None:
@@ -87,9 +96,15 @@ def txt2img(
     requests = options.requests(
         size=size, prompts_file=prompts_file, reading=reading, same_seed=same_seed, dynamic=dynamic
     )
-    from sfumato.cli_pictures import Desk, make, open_shelf
+    from sfumato.cli_pictures import Desk, make, naming, open_shelf
 
-    desk = Desk(folder=settings.outputs, file_format=file_format, as_json=as_json, show=show)
+    desk = Desk(
+        folder=settings.outputs,
+        file_format=file_format,
+        as_json=as_json,
+        show=show,
+        naming=naming(name_pattern, folder_pattern),
+    )
     shelf = open_shelf(settings)
     desk.check(requests, shelf)
     make(requests, shelf, desk, grid=grid)

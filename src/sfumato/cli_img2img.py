@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfumato.cli_options import ImageFormat, Options, with_source
+from sfumato.cli_options import FolderPattern, ImageFormat, NamePattern, Options, with_source
 from sfumato.errors import OutputError, RequestError, SfumatoError
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def img2img(
     grid: Annotated[
         bool, typer.Option("--grid", help="Also one picture of all pictures of a prompt.")
     ] = False,
+    name_pattern: NamePattern = None,
+    folder_pattern: FolderPattern = "",
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON, one object a line.")] = False,
     show: Annotated[bool, typer.Option(help="Show pictures in the terminal, where it can.")] = True,
 ) -> None:
@@ -55,11 +57,17 @@ def img2img(
         raise RequestError(f"--scale {scale:g} is outside 0.05 to 4, or stands beside a size")
     if reuse_from is not None and not names:
         raise RequestError(f"--reuse-from {reuse_from} without --reuse; say what is taken: --reuse prompt")
-    from sfumato.cli_pictures import Desk, open_shelf
+    from sfumato.cli_pictures import Desk, naming, open_shelf
     from sfumato.pipeline.folders import check_reusable, pictures_in
 
     check_reusable(names)
-    desk = Desk(folder=settings.outputs, file_format=file_format, as_json=as_json, show=show)
+    desk = Desk(
+        folder=settings.outputs,
+        file_format=file_format,
+        as_json=as_json,
+        show=show,
+        naming=naming(name_pattern, folder_pattern, "[basename]" if source.is_dir() else "[seed]"),
+    )
     work = Work(requests, names, reuse_from, scale, open_shelf(settings), desk, grid)
     if not source.is_dir():
         work.make(source)
@@ -105,7 +113,7 @@ class Work:
         whole = True
         for path in paths:
             try:
-                replace(self, desk=replace(self.desk, label=path.stem)).make(path)
+                self.make(path)
             except SfumatoError as error:
                 whole = False
                 typer.echo(f"error: {named_error(path, error)}", err=True)

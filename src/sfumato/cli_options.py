@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from sfumato.pipeline.scripts.prompts_file import Reading
     from sfumato.text.styles import Style
 
+NamePattern = Annotated[
+    str | None, typer.Option(help="Of a file behind its number: [seed], [prompt_words], [model_name] …")
+]
+FolderPattern = Annotated[str, typer.Option(help="Of a folder in the outputs: [date]/[model_name] …")]
 MAX_PROMPTS_BYTES = 16 * 2**20
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL.Image import Image
 from sfumato.app.settings import Settings
 from sfumato.cli_terminal import ProgressBar, show_picture
 from sfumato.pipeline import images
+from sfumato.pipeline.filenames import Naming
 from sfumato.pipeline.generate import generate, prepare
 from sfumato.pipeline.scripts.work import Event, Make, Sheet
 from sfumato.pipeline.shelf import ModelShelf
@@ -29,7 +31,7 @@ class Desk:
     file_format: str
     as_json: bool
     show: bool
-    label: str | None = None  # of single pictures; None = their seed
+    naming: Naming | None = None  # of single pictures; None = their seed
 
     def check(self, requests: Sequence[Request], shelf: ModelShelf) -> tuple[int, int]:
         """Refuse, before the first step of the first picture, what could not be finished. Writes nothing.
@@ -49,18 +51,26 @@ class Desk:
         """Refuse a sheet too long for the file; a legend takes at most a cell. Raises RequestError."""
         images.check_format(self.file_format, (2 * columns + 1) * cell[0], (rows + 1) * cell[1], 0)
 
-    def save(self, image: Image, label: str, infotext: str, seconds: float | None = None) -> Path:
+    def save(self, image: Image, label: str, infotext: str) -> Path:
         """Write a picture with its parameters and say where it is."""
-        path = images.save(image, self.folder, label, infotext, self.file_format)
+        return self._save(image, self.folder, label, infotext)
+
+    def keep(self, result: Result, whole: Request | None = None) -> Path:
+        """Save a single picture; `whole` is the request of which it is one, None = of itself alone."""
+        folder, label = self.folder, str(result.request.canvas.seed)
+        if self.naming is not None:
+            below, label = self.naming.place(result, whole)
+            folder = folder / below
+        return self._save(result.image, folder, label, result.infotext, result.seconds)
+
+    def _save(
+        self, image: Image, folder: Path, label: str, infotext: str, seconds: float | None = None
+    ) -> Path:
+        path = images.save(image, folder, label, infotext, self.file_format)
         if self.show and not self.as_json:
             show_picture(image)
         self.say(path, infotext, seconds)
         return path
-
-    def keep(self, result: Result) -> Path:
-        """Save a single picture."""
-        label = self.label or str(result.request.canvas.seed)
-        return self.save(result.image, label, result.infotext, result.seconds)
 
     def say(self, path: Path, infotext: str, seconds: float | None = None) -> None:
         """Say where a file is."""
@@ -97,6 +107,11 @@ class Progress:
         )
 
 
+def naming(file: str | None, folder: str, usual: str = "[seed]") -> Naming:
+    """How the pictures of this run are named. Raises RequestError: no such token."""
+    return Naming(file=usual if file is None else file, folder=folder, began=datetime.now().astimezone())
+
+
 def open_shelf(settings: Settings) -> ModelShelf:
     """The models at hand, loaded as they are asked for."""
     if settings.threads is not None:
@@ -111,21 +126,36 @@ def maker(shelf: ModelShelf) -> Make:
 
 def make(requests: Sequence[Request], shelf: ModelShelf, desk: Desk, *, grid: bool) -> None:
     """Make and save the pictures of all requests, with progress, and after each request its grid."""
-    follow(_pictures(requests, shelf, grid=grid), desk, requests=len(requests), what="prompt")
+    follow(_pictures(requests, shelf, grid=grid), desk, requests=len(requests), what="prompt", whole=requests)
 
 
-def follow(events: Iterator[Event], desk: Desk, *, requests: int, what: str, results: bool = True) -> None:
-    """Save what a script makes, its sheets and, unless `results` is false, its single pictures."""
+def follow(
+    events: Iterator[Event],
+    desk: Desk,
+    *,
+    requests: int,
+    what: str,
+    results: bool = True,
+    whole: Sequence[Request] = (),
+) -> None:
+    """Save what a script makes, its sheets and, unless `results` is false, its single pictures.
+
+    `whole` are the requests that are made, one after another, where the pictures' names need them.
+    """
+    row = iter(whole)
+    current: Request | None = None
     with ProgressBar(1) as bar:
         progress = Progress(bar, requests, what)
         for event in events:
             progress.see(event)
+            if isinstance(event, Result) and event.index == 0:
+                current = next(row, None)
             if isinstance(event, Sheet):
                 with bar.paused():
                     desk.save(event.image, event.label, event.infotext)
             elif isinstance(event, Result) and results:
                 with bar.paused():
-                    desk.keep(event)
+                    desk.keep(event, current)
 
 
 def _pictures(requests: Sequence[Request], shelf: ModelShelf, *, grid: bool) -> Iterator[Event]:

@@ -236,3 +236,18 @@ def test_help_imports_no_torch() -> None:
         )
         assert done.stdout
         assert done.stderr == ""
+
+
+def test_patterns_name_files_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["txt2img", "a/cat", "-m", "tiny", "--steps", "1", "--seed", "7", "--batch-size", "2"]
+    patterns = [
+        "--name-pattern",
+        "[prompt_words]-[seed_last]-[batch_number]",
+        "--folder-pattern",
+        "x/[prompt]",
+    ]
+    assert run([*line, *patterns]) == 0
+    folder = Path("outputs/x/a_cat")
+    assert made(capsys) == [folder / "00001-a cat-8-1.png", folder / "00002-a cat-8-2.png"]
+    assert run([*line, "--name-pattern", "[sed]"]) == 2
+    assert "[sed] is no token" in capsys.readouterr().err

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from sfumato.errors import OutputError, RequestError
+from sfumato.pipeline.filenames import safe_name
 
 MAX_PIXELS = 2**27  # decoded at most; a header that announces more is refused
 MAX_TEXT_CHARS = 30_000  # of infotext in a JPEG, whose EXIF block ends at 64 KiB in UTF-16
@@ -35,7 +36,7 @@ _SUFFIXES: Mapping[str, tuple[str, int]] = MappingProxyType(  # name: Pillow's f
     {"png": ("PNG", 2**31 - 1), "jpg": ("JPEG", 65500), "webp": ("WEBP", 16383)}
 )
 FORMATS = tuple(_SUFFIXES)
-_NUMBERED = re.compile(r"(\d{5,12})-")
+_NUMBERED = re.compile(r"(\d{5,12})[-.]")
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES)
 
 
@@ -72,7 +73,7 @@ def check_folder(folder: Path) -> None:
 def save(
     image: Image.Image, folder: Path, label: str, infotext: str, file_format: str = "png", extras: str = ""
 ) -> Path:
-    """Write `image` as the next number of `folder`: `00001-LABEL.png`. The label is the seed, or `grid`.
+    """Write `image` as the next number of `folder`: `00001-LABEL.png`, or `00001.png` where it is empty.
 
     The folder is made if it is missing. The file appears under its name complete or not at all and replaces
     no other, even when several processes write into one folder. `extras` says what was done to a finished
@@ -86,14 +87,14 @@ def save(
 
 def save_encoded(encode: Callable[[BinaryIO], None], folder: Path, label: str, suffix: str) -> Path:
     """Write whatever `encode` puts into a file as the next number of `folder`; see `save`."""
-    safe = re.sub(r"[^\w-]", "_", label)[:64]
+    safe = safe_name(label)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         number = _next_number(folder)
         temporary = _write_temporary(folder, encode)
         try:
             while True:
-                path = folder / f"{number:05d}-{safe}.{suffix}"
+                path = folder / f"{number:05d}{'-' if safe else ''}{safe}.{suffix}"
                 try:
                     _publish(temporary, path)
                     return path
