@@ -75,6 +75,31 @@ def test_nothing_is_computed_that_nobody_waits_for(
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize(
+    ("sampling", "rows"),
+    [
+        (Sampling(sampler="Euler", steps=4), [2, 2, 2, 2]),
+        (Sampling(sampler="Euler", steps=4, guidance=1), [1, 1, 1, 1]),
+        (Sampling(sampler="Euler", steps=4, skip_early_guidance=0.3), [1, 1, 2, 2]),
+        (Sampling(sampler="Heun", steps=2, skip_early_guidance=0.3), [1, 1, 2]),
+        (Sampling(sampler="Euler", steps=4, negative_min_sigma=2), [2, 2, 2, 1]),
+        (Sampling(sampler="DDIM CFG++", steps=5, guidance=1), [2, 2, 2, 2]),
+        (Sampling(sampler="DDIM CFG++", steps=5, guidance=12.5), [2, 2, 2, 2]),
+    ],
+)
+def test_the_network_runs_no_more_prompts_than_the_arithmetic_needs(
+    shelf: ModelShelf,
+    models: Models,
+    monkeypatch: pytest.MonkeyPatch,
+    sampling: Sampling,
+    rows: list[int],
+) -> None:
+    seen = []
+    monkeypatch.setattr(models.checkpoint.unet, "forward", lambda x, *args: seen.append(len(x)) or x)
+    results(replace(request(), sampling=sampling), shelf)
+    assert seen == rows
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_makes_a_picture_that_tells_how(shelf: ModelShelf, sampler: str) -> None:
     asked = replace(request(), sampling=Sampling(sampler=sampler, steps=2))
