@@ -118,12 +118,15 @@ def test_dpm_adaptive_keeps_to_the_error_it_allows():
     assert float((out[-1] / exact - 1).abs().max()) < 0.05
 
 
-def test_dpm_adaptive_gives_each_picture_steps_of_its_own():
+def test_dpm_adaptive_gives_each_picture_steps_and_noise_of_its_own():
     spec, levels = SAMPLERS["DPM adaptive"], geometric(10, 0.03, 1)
     x = torch.cat([10 * torch.ones(1, *SHAPE), 0.01 * torch.ones(1, *SHAPE)])
-    together, first, second = (
-        walk(spec, gaussian, each, levels, no_noise, eta=0.0) for each in (x, x[:1], x[1:])
-    )
+
+    def made(x, seeds):
+        noise = ImageNoise(seeds, SHAPE, "philox")
+        return walk(spec, gaussian, x, levels, noise_sampler(spec.noise, noise), eta=0.5)
+
+    together, first, second = made(x, [1, 2]), made(x[:1], [1]), made(x[1:], [2])
     assert len(first) != len(second)
     assert len(together) >= max(len(first), len(second))
     torch.testing.assert_close(together[-1], torch.cat([first[-1], second[-1]]))
