@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sfumato.nn.vae import AutoencoderKL
 from sfumato.train.config import AutoencoderConfig, TrainConfig
-from sfumato.train.data import PictureSet, draw_pictures, pixels_to_tensor, tensor_to_pixels
+from sfumato.train.data import PictureSet, draw_pictures, pixels_to_tensor
 
 VALIDATION_PICTURES = 32
 
@@ -121,18 +121,6 @@ def normalise_latents(network: AutoencoderKL, latents: Tensor) -> None:
     post.weight.copy_((post_weight @ colour)[:, :, None, None])
     quant.weight.copy_(new_weight[:, :, None, None])
     quant.bias.copy_(new_bias)
-
-
-def reconstruction_psnr(network: AutoencoderKL, data: PictureSet) -> float:
-    """Measure the mean peak signal-to-noise ratio in dB over all pictures, as 8-bit images."""
-    scores = []
-    for start in range(0, len(data), 32):
-        pictures = np.asarray(data.pictures[start : start + 32])
-        with torch.no_grad():
-            images = network.decode(network.encode(pixels_to_tensor(pictures))[0])
-        error = np.square(tensor_to_pixels(images).astype(np.float64) - pictures).mean((1, 2, 3))
-        scores.extend(10 * np.log10(255**2 / np.maximum(error, 1e-9)))
-    return float(np.mean(scores))
 
 
 def build_autoencoder(table: AutoencoderConfig) -> AutoencoderKL:

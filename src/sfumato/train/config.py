@@ -104,7 +104,7 @@ class DiffusionConfig(_Table):
 
     base: Path  # checkpoint that holds the autoencoder and the text encoder
     start: Path | None = None  # checkpoint whose U-Net to go on from
-    unet: UNetTable = UNetTable()
+    unet: UNetTable = UNetTable()  # where it is left out, that of `start`
     train_text: bool = False
     prediction: Prediction = "v"
     min_snr_gamma: Annotated[float, Field(gt=0)] = 5.0

@@ -179,6 +179,8 @@ def _diffusion(config: TrainConfig, models: Path) -> Method:
     if start:
         started, networks = load_networks(start, ["unet"], device="cpu", dtype=torch.float32)
         unet = networks["unet"]
+        if "unet" not in table.model_fields_set:
+            shape = started.unet
         if started.unet != shape:
             raise TrainingError(f"{start} holds a U-Net of another shape: {started.unet}")
     assert isinstance(unet, UNet)
