@@ -11,6 +11,7 @@ from sfumato.cli_options import (
     MAX_PROMPTS_BYTES,
     PROMPT,
     REQUEST_FLAGS,
+    SERVER_FLAGS,
     SETTING_FLAGS,
     SOURCE,
     SOURCE_FLAGS,
@@ -38,11 +39,15 @@ def test_every_field_of_a_request_has_one_option() -> None:
 
 
 def test_every_setting_has_one_option() -> None:
-    assert sorted(flag.field for flag in SETTING_FLAGS) == sorted(Settings.model_fields)
+    assert sorted(flag.field for flag in (*SETTING_FLAGS, *SERVER_FLAGS)) == sorted(Settings.model_fields)
 
 
 def test_spellings_are_different() -> None:
-    spellings = [each for flag in (*REQUEST_FLAGS, *SOURCE_FLAGS, *SETTING_FLAGS) for each in flag.spellings]
+    spellings = [
+        each
+        for flag in (*REQUEST_FLAGS, *SOURCE_FLAGS, *SETTING_FLAGS, *SERVER_FLAGS)
+        for each in flag.spellings
+    ]
     assert len(set(spellings)) == len(spellings)
 
 

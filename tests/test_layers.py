@@ -25,7 +25,14 @@ LEVELS = {
     "ui": 6,
     "cli": 7,
 }
-HOMES = {"gradio": {"ui"}, "fastapi": {"server"}, "safetensors": {"weights"}, "typer": {"cli"}}
+HOMES = {
+    "gradio": {"ui"},
+    "fastapi": {"server"},
+    "safetensors": {"weights"},
+    "typer": {"cli"},
+    "dbos": {"app"},
+    "sqlalchemy": {"app"},
+}
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 

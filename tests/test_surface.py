@@ -110,6 +110,10 @@ def test_names_of_errors() -> None:
         "OutOfMemoryError": "SfumatoError",
         "OutputError": "SfumatoError",
         "TrainingError": "SfumatoError",
+        "QueueFullError": "SfumatoError",
+        "JobNotFoundError": "SfumatoError",
+        "ConflictError": "SfumatoError",
+        "StorageError": "SfumatoError",
     }
     drawn = sfumato.errors.__doc__ or ""
     assert all(name in drawn for name in tree)

@@ -151,6 +151,18 @@ SETTING_FLAGS: tuple[Flag, ...] = (
     Flag("dtype", ("--dtype",), "auto, float32, bfloat16, float16."),
     Flag("threads", ("--threads",), "CPU threads."),
 )
+SERVER_FLAGS: tuple[Flag, ...] = (
+    Flag("data", ("--data",), "Folder of the queue and of the pictures that jobs start from."),
+    Flag("checkpoint", ("--checkpoint",), "Checkpoint of requests that name none."),
+    Flag(
+        "model_memory",
+        ("--model-memory",),
+        "Bytes of checkpoints kept loaded; unset = what the memory holds.",
+    ),
+    Flag("database_url", ("--database-url",), "postgresql://… for many machines; unset = a file."),
+    Flag("queue_limit", ("--queue-limit",), "Jobs that may wait."),
+)
+_NUMBERS = ("threads", "model_memory", "queue_limit")
 
 PROMPT_SETTINGS = ("styles", "wildcards")  # of use where there is a prompt
 
@@ -284,6 +296,11 @@ def with_any_request(command: Callable[..., None]) -> Callable[..., None]:
     return _with_flags(command, (PROMPT,), (*REQUEST_FLAGS, named, *SOURCE_FLAGS), SETTING_FLAGS)
 
 
+def with_server(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(options, …)` every option of the settings, the server's too."""
+    return _with_flags(command, (), (), (*SETTING_FLAGS, *SERVER_FLAGS))
+
+
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give `command(options, …)` these options of the settings; none named = all but those for prompts."""
     flags = [
@@ -303,7 +320,7 @@ def _with_flags(
     parameters += [_parameter(flag, _request_type(flag), typer.Option) for flag in request]
     if request:
         parameters.append(_STYLE)
-    extra = [_parameter(flag, int if flag.field == "threads" else str, typer.Option) for flag in setting]
+    extra = [_parameter(flag, int if flag.field in _NUMBERS else str, typer.Option) for flag in setting]
 
     def run(**values: Any) -> None:
         table = {flag.field: values.pop(flag.name) for flag in (*given, *request)}

@@ -10,7 +10,11 @@
     ├── DownloadError           a pull that did not end in a complete, verified file
     ├── OutOfMemoryError        predicted or met; carries the numbers
     ├── OutputError             a picture or file that could not be written or read
-    └── TrainingError           data, configuration or arithmetic that stops a training run
+    ├── TrainingError           data, configuration or arithmetic that stops a training run
+    ├── QueueFullError          as many jobs wait as may; says when to come back
+    ├── JobNotFoundError        no such job, or somebody else's
+    ├── ConflictError           a key that stands for something else already, or a folder in use
+    └── StorageError            the database or data folder is damaged, locked or out of reach
 
 Every message is one line for the user. Broken invariants of our own are assertions, not errors.
 """
@@ -58,3 +62,24 @@ class OutputError(SfumatoError, OSError):
 
 class TrainingError(SfumatoError, RuntimeError):
     """Data, configuration or arithmetic stops a training run."""
+
+
+class QueueFullError(SfumatoError):
+    """The queue holds as many jobs as it may."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        """Say in how many seconds it is worth coming back."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class JobNotFoundError(SfumatoError, LookupError):
+    """There is no such job, or it belongs to somebody else."""
+
+
+class ConflictError(SfumatoError, ValueError):
+    """Something else has that name, key or place already."""
+
+
+class StorageError(SfumatoError, OSError):
+    """The database or the data folder cannot be used."""

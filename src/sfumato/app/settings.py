@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     models: Path = Field(
         default_factory=lambda: user_folder("data") / "models", description="folder of checkpoints"
     )
+    data: Path = Field(
+        default_factory=lambda: user_folder("data"), description="folder of the queue and its inputs"
+    )
     outputs: Path = Field(default=Path("outputs"), description="folder of finished pictures")
     styles: Path = Field(
         default_factory=lambda: user_folder("config") / "styles.csv", description="file of named prompt texts"
@@ -47,6 +50,12 @@ class Settings(BaseSettings):
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="what computes")
     dtype: DTypeName = Field(default="auto", description="the networks' numbers")
+    checkpoint: str | None = Field(default=None, description="checkpoint of requests that name none")
+    model_memory: int | None = Field(default=None, ge=0, description="bytes of checkpoints kept loaded")
+    database_url: str | None = Field(
+        default=None, description="postgresql://… for many machines; unset = a file in the data folder"
+    )
+    queue_limit: int = Field(default=10_000, ge=1, description="jobs that may wait")
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads; unset = one per core")
 
     @classmethod
@@ -85,7 +94,8 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
             f"set by a flag, SFUMATO_{name.upper()} or {config_file()}"
         ) from error
     home = {
-        name: getattr(settings, name).expanduser() for name in ("models", "outputs", "styles", "wildcards")
+        name: getattr(settings, name).expanduser()
+        for name in ("models", "data", "outputs", "styles", "wildcards")
     }
     return settings.model_copy(update=home)
 

@@ -30,12 +30,13 @@ from sfumato.types import Request, Result, StepInfo
 
 
 @torch.no_grad()
-def generate(request: Request, shelf: ModelShelf) -> Iterator[StepInfo | Result]:
+def generate(request: Request, shelf: ModelShelf, *, first_batch: int = 1) -> Iterator[StepInfo | Result]:
     """Make the pictures of a request.
 
     Args:
         request: what to make.
         shelf: where the checkpoints come from.
+        first_batch: the batch to begin with, from 1; those before it have been made already.
 
     Yields:
         A StepInfo after each step of a batch, then a Result for each of its pictures. Stop iterating to
@@ -54,7 +55,7 @@ def generate(request: Request, shelf: ModelShelf) -> Iterator[StepInfo | Result]
     opening = open_source(plan)
     batches = plan.batches()
     first, *later = plan.passes
-    for number, seeds in enumerate(batches, 1):
+    for number, seeds in list(enumerate(batches, 1))[first_batch - 1 :]:
         began = time.perf_counter()
         place = (number, len(batches), len(plan.passes))
         latents = yield from walk(first, seeds, opening, place)

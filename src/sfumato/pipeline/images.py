@@ -85,6 +85,21 @@ def save(
     )
 
 
+def save_as(image: Image.Image, path: Path, infotext: str, file_format: str = "png") -> None:
+    """Write `image` under this very name, in place of what has it, complete or not at all.
+
+    Raises OutputError: disk full, folder unwritable.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _write_temporary(
+            path.parent, lambda file: _encode(image, file, infotext, file_format, extras="")
+        )
+        temporary.replace(path)
+    except OSError as error:
+        raise _output_error(path.parent, error) from error
+
+
 def save_encoded(encode: Callable[[BinaryIO], None], folder: Path, label: str, suffix: str) -> Path:
     """Write whatever `encode` puts into a file as the next number of `folder`; see `save`."""
     safe = safe_name(label)

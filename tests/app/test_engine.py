@@ -1,0 +1,155 @@
+"""The engine: what is submitted is made once, in turn, and can be followed, stopped and found again."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sfumato.app.engine import Engine
+from sfumato.app.jobs import Job
+from sfumato.app.settings import Settings
+from sfumato.errors import ConflictError, JobNotFoundError, QueueFullError, StorageError
+from sfumato.pipeline.images import read_infotext
+from sfumato.types import Canvas, Prompt, Request, Sampling
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_checkpoint: Path) -> Settings:
+    return Settings(
+        data=tmp_path / "data",
+        outputs=tmp_path / "outputs",
+        models=tiny_checkpoint.parent,
+        checkpoint="tiny",
+        device="cpu",
+        dtype="float32",
+    )
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    with Engine(settings) as engine:
+        yield engine
+
+
+def request(text: str = "a cat", steps: int = 2, **canvas: int) -> Request:
+    return Request(
+        prompt=Prompt(text=text),
+        sampling=Sampling(steps=steps),
+        canvas=Canvas(**({"seed": 1, "width": 32, "height": 32} | canvas)),
+    )
+
+
+def files(engine: Engine, job: Job) -> list[Path]:
+    return [engine.settings.outputs / made.file for made in job.made]
+
+
+def test_a_job_ends_in_files_that_tell_how_they_were_made(engine: Engine) -> None:
+    job = engine.wait(engine.submit(request(batch_size=2, batch_count=2)).id, 60)
+    assert job.state == "done"
+    assert [made.index for made in job.made] == [0, 1, 2, 3]
+    for made, path in zip(job.made, files(engine, job), strict=True):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == made.sha256
+        assert read_infotext(path) == made.infotext
+    assert set(job.timings) == {"load", "sample", "save"}
+    assert not list(engine.settings.outputs.rglob("*.part"))
+
+
+def test_open_seeds_are_drawn_when_a_job_is_taken_in(engine: Engine) -> None:
+    job = engine.submit(request(seed=-1))
+    assert job.request.canvas.seed >= 0
+    assert engine.wait(job.id, 60).made[0].seed == job.request.canvas.seed
+
+
+def test_the_same_key_gives_the_same_job_and_another_request_a_conflict(engine: Engine) -> None:
+    first = engine.submit(request(seed=-1), key="k")
+    assert engine.submit(request(seed=-1), key="k").id == first.id
+    assert engine.submit(request(seed=-1), key="k", owner="somebody else").id != first.id
+    with pytest.raises(ConflictError, match="another request"):
+        engine.submit(request("a dog", seed=-1), key="k")
+
+
+def test_what_waits_can_be_cancelled_and_what_runs_is_stopped_at_the_next_step(engine: Engine) -> None:
+    running, waiting = engine.submit(request(steps=900)), engine.submit(request())
+    assert engine.cancel(waiting.id).state == "cancelled"
+    for event in engine.watch(running.id, every=0):
+        if event.kind == "progress" and event.progress and event.progress.step:
+            assert event.progress.preview is not None
+            assert event.progress.preview.startswith(b"\xff\xd8")
+            break
+    engine.cancel(running.id)
+    ended = engine.wait(running.id, 60)
+    assert ended.state == "cancelled"
+    assert not ended.made
+    assert engine.cancel(running.id).state == "cancelled"  # again: nothing happens
+
+
+def test_owners_take_turns(engine: Engine) -> None:
+    engine.submit(request(steps=200), owner="many")
+    many = [engine.submit(request(), owner="many") for _ in range(6)]
+    few = [engine.submit(request(), owner="few") for _ in range(2)]
+    places = [engine.job(job.id).position for job in few]
+    assert places == [1, 3] or places == [0, 2]
+    urgent = engine.submit(request(), owner="many", priority=5)
+    assert engine.job(urgent.id).position == 0
+    ended = [engine.wait(job.id, 60) for job in (*many, *few, urgent)]
+    order = [job.id for job in sorted(ended, key=lambda job: job.started or 0)]
+    assert order[0] == urgent.id
+    assert max(order.index(job.id) for job in few) <= 4
+
+
+def test_a_full_queue_says_when_to_come_back(settings: Settings) -> None:
+    with Engine(settings.model_copy(update={"queue_limit": 2})) as engine:
+        engine.submit(request(steps=300))
+        while len(engine.jobs(states=["queued"])) < 2:
+            engine.submit(request())
+        with pytest.raises(QueueFullError, match="wait already") as refused:
+            engine.submit(request())
+        assert refused.value.retry_after >= 1
+
+
+def test_a_request_that_cannot_be_made_fails_in_words_and_the_next_is_made(engine: Engine) -> None:
+    wrong = engine.submit(replace(request(), sampling=Sampling(sampler="no such")))
+    right = engine.submit(request())
+    failed = engine.wait(wrong.id, 60)
+    assert failed.state == "failed"
+    assert failed.fault is not None
+    assert failed.fault.code == "request"
+    assert "no such" in failed.fault.message
+    assert engine.wait(right.id, 60).state == "done"
+
+
+def test_nobody_sees_anothers_jobs(engine: Engine) -> None:
+    job = engine.submit(request(), owner="a")
+    for call in (engine.job, engine.cancel, engine.skip):
+        with pytest.raises(JobNotFoundError):
+            call(job.id, "b")
+    assert engine.jobs(owner="b") == []
+    assert [each.id for each in engine.jobs(owner="a")] == [job.id]
+
+
+def test_a_second_engine_on_the_same_folder_is_refused(engine: Engine, settings: Settings) -> None:
+    with pytest.raises(ConflictError, match="in use"):
+        Engine(settings)
+
+
+def test_a_damaged_database_is_refused_and_left_alone(settings: Settings) -> None:
+    settings.data.mkdir(parents=True)
+    path = settings.data / "jobs.sqlite"
+    path.write_bytes(b"not a database at all" * 100)
+    with pytest.raises(StorageError, match=r"jobs\.sqlite"):
+        Engine(settings)
+    assert path.read_bytes().startswith(b"not a database")
+
+
+def test_what_waited_when_an_engine_closed_is_made_by_the_next(settings: Settings) -> None:
+    with Engine(settings) as engine:
+        jobs = [engine.submit(request(steps=300, seed=seed, batch_count=2)) for seed in range(2)]
+        threading.Event().wait(0.05)
+    with Engine(settings) as engine:
+        for job in jobs:
+            ended = engine.wait(job.id, 120)
+            assert ended.state == "done"
+            assert len(ended.made) == 2
