@@ -78,3 +78,32 @@ def test_replay_of_nothing_is_an_error(capsys: pytest.CaptureFixture[str]) -> No
     assert run(["replay", "plain.png"]) == 2
     assert run(["replay", "missing.png"]) == 2
     assert capsys.readouterr().err.count("error: ") == 2
+
+
+def test_replay_of_a_picture_made_from_others_takes_them(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, shade in (("source.png", 90), ("other.png", 200)):
+        Image.linear_gradient("L").resize((64, 64)).point(lambda v, s=shade: v // 2 + s // 2).convert(
+            "RGB"
+        ).save(name)
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 48))
+    mask.save("mask.png")
+    line = ["img2img", "source.png", "a cat", "-m", "tiny", "--steps", "2", "--mask", "mask.png"]
+    assert run([*line, "--mask-blur-x", "2", "--mask-content", "latent noise"]) == 0
+    path = capsys.readouterr().out.strip()
+    assert run(["replay", path]) == 2
+    assert "--source" in capsys.readouterr().err
+    assert run(["replay", path, "--source", "source.png", "--mask", "mask.png"]) == 0
+    assert run(["replay", path, "--source", "other.png", "--mask", "mask.png"]) == 1
+    assert "Init image hash: then " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "more", [["--hires", "--hires-scale", "2"], ["--variation-strength", "0.3"], ["--tiling"]]
+)
+def test_replay_of_every_kind_of_request(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["txt2img", "a cat", "-m", "tiny", "--steps", "2", "--batch-size", "2", *more]) == 0
+    for path in capsys.readouterr().out.split():
+        assert run(["replay", path]) in (0, 1)
+        said = capsys.readouterr().out
+        assert said.startswith("the same") or "up to 1/255" in said, said

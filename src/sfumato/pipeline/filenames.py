@@ -252,7 +252,7 @@ def folder(pattern: str, made: Made) -> Path:
 def safe_name(text: str, max_bytes: int = MAX_BYTES) -> str:
     """`text` as a part of a path that every system takes, of at most `max_bytes` in UTF-8; may be empty."""
     plain = "".join(_safe_char(char) for char in unicodedata.normalize("NFC", text[: 4 * max_bytes]))
-    plain = plain.strip(" .").encode("utf-8")[:max_bytes].decode("utf-8", "ignore").strip(" .\u200d")
+    plain = plain.encode("utf-8")[:max_bytes].decode("utf-8", "ignore").strip(" .\u200d")
     if plain.startswith(("-", "~")) or _DEVICES.fullmatch(plain):
         plain = f"_{plain}"
     return plain
