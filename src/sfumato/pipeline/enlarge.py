@@ -17,7 +17,6 @@ from torch import Tensor
 
 from sfumato.errors import RequestError
 from sfumato.nn.vae import AutoencoderKL
-from sfumato.pipeline import upscalers
 from sfumato.pipeline.images import to_image
 from sfumato.pipeline.latents import decode, encode
 from sfumato.pipeline.shelf import ModelShelf
@@ -101,7 +100,7 @@ def load_upscaler(name: str, shelf: ModelShelf) -> Upscaler | None:
     """
     if name in LATENT_UPSCALERS:
         return None
-    return upscalers.load(name, shelf.folder, device=shelf.device)
+    return shelf.upscalers.load(name)
 
 
 def enlarge(latents: Tensor, vae: AutoencoderKL, target: Target, other: AutoencoderKL) -> Tensor:

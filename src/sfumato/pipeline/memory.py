@@ -99,7 +99,7 @@ def tiled_vae_elements(config: VAEConfig, batch: int, height: int, width: int, t
     side = tiling.tile // config.reduction + 2 * _MARGIN
     work = vae_elements(config, 1, min(side, height), min(side, width))
     picture = 3 * height * width * config.reduction**2
-    return batch * (max(always, whole, 2 * tiling.held // batch) + work + picture)
+    return int(batch * (max(always, whole, 2 * tiling.held // batch) + work + picture))
 
 
 def choose_tiling(

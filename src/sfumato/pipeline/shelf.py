@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sfumato.pipeline import memory
 from sfumato.pipeline.models import Models, choose_device, choose_dtype, find_checkpoint, load_models
+from sfumato.pipeline.upscalers import UpscalerShelf
 from sfumato.types import ModelChoice
 from sfumato.weights import store
 
@@ -40,6 +41,7 @@ class ModelShelf:
         self.folder = folder
         self.device = choose_device(device)
         self.dtype = choose_dtype(self.device, dtype)
+        self.upscalers = UpscalerShelf(folder, device=self.device)
         self._default = default
         self._limit = limit
         self._kept: OrderedDict[Key, Models] = OrderedDict()
@@ -61,6 +63,7 @@ class ModelShelf:
     def clear(self) -> None:
         """Put everything away."""
         self._kept.clear()
+        self.upscalers.clear()
 
     def _make_room(self, needed: int) -> None:
         """Put away the checkpoints used longest ago until `needed` more bytes are free."""
