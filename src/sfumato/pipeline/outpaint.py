@@ -29,6 +29,8 @@ SIDES: tuple[Side, ...] = ("left", "right", "up", "down")  # in this order
 Generate = Callable[[Request], Iterator[StepInfo | Result]]
 
 _SHADE = 0.25  # share of a strip over which the picture's edge fades into noise
+_NEAR = 0.25  # pixels of the picture that are looked at, in pixels of the strip
+_CELL = 16  # pixels along an edge that share a colour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +176,10 @@ def window_request(asked: Request, image: Image.Image, tile: Tile, number: int) 
 
 
 def extended(image: Image.Image, side: Side, pixels: int, outpaint: Outpaint, seed: int) -> Image.Image:
-    """The picture with a strip at one side: its edge drawn out, fading into noise that looks like it.
+    """The picture with a strip at one side, filled with what looks like the part of it next to the strip.
+
+    Along the strip run the colours of that part, coarsely; on them lies noise that varies as it does. The
+    outermost pixels are drawn out and fade into that, so that there is no edge.
 
     Args:
         image: RGB.
@@ -185,11 +190,13 @@ def extended(image: Image.Image, side: Side, pixels: int, outpaint: Outpaint, se
     """
     turns = {"right": 0, "down": 1, "left": 2, "up": 3}[side]
     known = np.rot90(np.asarray(image), turns)  # (H,W,3), the strip comes to the right
-    height, width = known.shape[:2]
-    reach = known[:, -min(width, max(pixels, height)) :]
-    noise = matched_noise(reach, height, pixels, outpaint.falloff, outpaint.color_variation, seed)
+    height = len(known)
+    near = known[:, -max(1, round(pixels * _NEAR)) :]
+    cells = Image.fromarray(near).resize((1, -(-height // _CELL)), Image.Resampling.BOX)
+    colors = np.asarray(cells.resize((1, height), Image.Resampling.BICUBIC), np.float64)  # (H,1,3)
+    noise = matched_noise(near - colors, height, pixels, outpaint.falloff, outpaint.color_variation, seed)
     fade = np.clip((np.arange(pixels) + 0.5) / max(1.0, pixels * _SHADE), 0, 1)[None, :, None]
-    strip = known[:, -1:] * (1 - fade) + noise * fade
+    strip = known[:, -1:] * (1 - fade) + (colors + noise) * fade
     whole = np.concatenate([known, np.rint(strip).clip(0, 255).astype(np.uint8)], 1)
     return Image.fromarray(np.ascontiguousarray(np.rot90(whole, -turns)))
 
@@ -197,7 +204,7 @@ def extended(image: Image.Image, side: Side, pixels: int, outpaint: Outpaint, se
 def matched_noise(
     known: Any, height: int, width: int, falloff: float, color_variation: float, seed: int
 ) -> Any:
-    """Noise with the spectrum and the colours of a picture.
+    """Noise with the spectrum and the values of a picture.
 
     White noise is multiplied, frequency by frequency, by the picture's amplitudes to the power of `falloff`,
     and its values are then moved to the distribution of the picture's.
@@ -205,7 +212,7 @@ def matched_noise(
     Source: own; noise of a given spectrum as in Galerne, Gousseau & Morel 2011, "Random phase textures".
 
     Args:
-        known: (h,w,3) from 0 to 255.
+        known: (h,w,3).
         height: of the noise, pixels.
         width: of the noise.
         falloff: 0 = white, 1 = as the picture, above = smoother.
@@ -213,9 +220,9 @@ def matched_noise(
         seed: of the noise.
 
     Returns:
-        (height,width,3) from 0 to 255.
+        (height,width,3), of the values of `known`.
     """
-    patch = known[:height, -width:].astype(np.float64)  # (h',w',3)
+    patch = np.asarray(known[:height, -width:], np.float64)  # (h',w',3)
     taper = np.outer(np.hanning(patch.shape[0] + 2)[1:-1], np.hanning(patch.shape[1] + 2)[1:-1])[..., None]
     smooth = (patch - patch.mean((0, 1))) * taper
     amplitude = np.abs(np.fft.rfft2(smooth, s=(height, width), axes=(0, 1)))  # (H,W/2+1,3)
