@@ -285,3 +285,11 @@ def test_a_mask_that_is_no_picture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mask.png").write_text("white")
     with pytest.raises(OutputError, match=r"mask\.png"):
         prepare_mask(mask(tmp_path / "mask.png"), photo(), 64, 48, "Just resize")
+
+
+def test_mask_and_source_fill_a_box_alike() -> None:
+    shape = drawn((0, 4, 40, 12), (80, 16))
+    source = Image.merge("RGB", (shape,) * 3)
+    prepared = prepare_mask(mask(shape, area="Only masked", padding=80), source, 40, 40, "Just resize")
+    off = np.abs(np.asarray(prepared.mask).astype(int) - np.asarray(prepared.picture.convert("L")))
+    assert off.mean() < 3  # filters differ at the edges
