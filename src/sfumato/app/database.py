@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
 from sfumato.app.codec import Inputs, decode, encode
-from sfumato.app.jobs import ENDED, Fault, Job, Made, State
+from sfumato.app.jobs import ENDED, Fault, Job, Made, Script, State
 from sfumato.errors import ConflictError, JobNotFoundError, StorageError
 from sfumato.types import Request
 
@@ -28,6 +28,7 @@ JOBS = sa.Table(
     sa.Column("kind", sa.String(64), nullable=False),
     sa.Column("key", sa.String(200)),
     sa.Column("request", sa.Text, nullable=False),  # JSON
+    sa.Column("script", sa.Text),  # JSON
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("turn", sa.BigInteger, nullable=False),  # the lowest of the highest priority is next
     sa.Column("units", sa.Float, nullable=False),  # of work, as `units_of` counts it
@@ -55,6 +56,7 @@ class Order:
     owner: str
     kind: str
     request: Request
+    script: Script | None
     priority: int
     units: float
     key: str | None
@@ -88,13 +90,14 @@ class JobTable:
         Raises ConflictError: the key stands for another request.
         """
         written = json.dumps(encode(order.request, self._inputs.keep), sort_keys=True)
+        script = None if order.script is None else json.dumps(asdict(order.script), sort_keys=True)
         with self.engine.begin() as db:
             if order.key is not None:
                 row = db.execute(
                     sa.select(JOBS).where(JOBS.c.owner == order.owner, JOBS.c.key == order.key)
                 ).first()
                 if row is not None:
-                    if row.request != written or row.kind != order.kind:
+                    if (row.request, row.script, row.kind) != (written, script, order.kind):
                         raise ConflictError(
                             f"key {order.key[:80]!r} stands for another request; use a new key for a new one"
                         )
@@ -105,6 +108,7 @@ class JobTable:
                 "kind": order.kind,
                 "key": order.key,
                 "request": written,
+                "script": script,
                 "priority": order.priority,
                 "turn": self._turn(db, order),
                 "units": order.units,
@@ -238,7 +242,7 @@ class JobTable:
         """Units and seconds of the last finished jobs."""
         wanted = (
             sa.select(JOBS.c.units, JOBS.c.finished - JOBS.c.started)
-            .where(JOBS.c.state == "done", JOBS.c.started.is_not(None))
+            .where(JOBS.c.state == "done", JOBS.c.started.is_not(None), JOBS.c.script.is_(None))
             .order_by(JOBS.c.number.desc())
             .limit(last)
         )
@@ -267,6 +271,7 @@ class JobTable:
             owner=row.owner,
             kind=row.kind,
             request=decode(json.loads(row.request), self._inputs.path),
+            script=None if row.script is None else Script(**json.loads(row.script)),
             priority=row.priority,
             state=row.state,
             position=position if row.state == "queued" else None,

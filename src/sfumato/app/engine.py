@@ -23,7 +23,7 @@ from sfumato import __version__
 from sfumato.app.board import Board
 from sfumato.app.codec import Inputs
 from sfumato.app.database import JobTable, Order, sqlite_url
-from sfumato.app.jobs import Event, Fault, Job, Progress, State
+from sfumato.app.jobs import Event, Fault, Job, Progress, Script, State
 from sfumato.app.queue import DurableQueue
 from sfumato.app.runner import Halt, Runner, StoppedError, sweep
 from sfumato.app.settings import Settings
@@ -81,12 +81,13 @@ class Engine:
             dtype=settings.dtype,
             default=settings.checkpoint,
             limit=settings.model_memory,
+            paths=False,  # who asks may be anybody; a path would open any file of this machine
         )
         self._runner = Runner(
             shelf=self.shelf,
             table=self._table,
             board=self.board,
-            outputs=settings.outputs,
+            settings=settings,
             halted=self._halted,
         )
         self._halts: dict[str, Halt] = {}
@@ -146,6 +147,7 @@ class Engine:
         kind: str = "txt2img",
         priority: int = 0,
         key: str | None = None,
+        script: Script | None = None,
     ) -> Job:
         """Take a request in.
 
@@ -155,6 +157,7 @@ class Engine:
             kind: what it is called in lists.
             priority: -10 to 10; the highest is made first.
             key: the same key of the same owner gives the same job again.
+            script: what is done with the request beside making it.
 
         Raises:
             QueueFullError: as many jobs wait as may.
@@ -176,6 +179,7 @@ class Engine:
             owner=owner,
             kind=kind,
             request=settled,
+            script=script,
             priority=priority,
             units=units_of(settled),
             key=key,
@@ -277,7 +281,8 @@ class Engine:
         return self.job(job_id)
 
     def _halted(self, job_id: str) -> Halt | None:
-        return self._halts.get(job_id)
+        """What a running job was told; to skip is told once."""
+        return self._halts.pop(job_id) if self._halts.get(job_id) == "skip" else self._halts.get(job_id)
 
     def _work(self, job_id: str) -> str:
         """Make a job, called by the queue; how it ended."""
@@ -297,7 +302,8 @@ class Engine:
                 self._busy = None
                 self._idle.notify_all()
         if state != "running":
-            self._learn(job, time.perf_counter() - began)
+            if job.script is None:
+                self._learn(job, time.perf_counter() - began)
             self._table.end(job_id, state, fault=fault, timings=timings)
         self.board.touch()
         return state

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from sfumato.types import Request
 
@@ -16,10 +16,18 @@ LOWEST, HIGHEST = -10, 10  # of a job's priority
 
 
 @dataclass(frozen=True, kw_only=True)
+class Script:
+    """What is done with a request, where it is more than making it: see `app.scripts`."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # JSON's types
+
+
+@dataclass(frozen=True, kw_only=True)
 class Made:
     """One finished picture of a job."""
 
-    index: int  # place in the request, from 0; -1 = a grid
+    index: int  # place in the request, from 0; below 0 = a grid, the last one is that of all
     file: str  # below the outputs folder, with forward slashes
     sha256: str  # of the file
     width: int
@@ -45,6 +53,7 @@ class Job:
     owner: str
     kind: str  # "txt2img", "img2img", or a script's name
     request: Request  # resolved: its seeds are drawn
+    script: Script | None = None  # None = the pictures of the request, no more
     priority: int = 0  # LOWEST to HIGHEST; the higher is made first
     state: State = "queued"
     position: int | None = None  # jobs before it, while it waits

@@ -6,19 +6,23 @@ import hashlib
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from sfumato.app.board import Board
 from sfumato.app.database import JobTable
-from sfumato.app.jobs import Job, Made, Progress
+from sfumato.app.jobs import Job, Made, Progress, Script
 from sfumato.app.preview import LinearPreview
+from sfumato.app.scripts import Bench, Piece, make_script
+from sfumato.app.settings import Settings
 from sfumato.pipeline import images
 from sfumato.pipeline.generate import generate
 from sfumato.pipeline.shelf import ModelShelf
-from sfumato.types import Result, StepInfo
+from sfumato.pipeline.upscale_tiles import TileStep
+from sfumato.text.styles import find_styles
+from sfumato.types import StepInfo
 
 PREVIEW_EVERY = 0.5  # seconds between two previews
 
@@ -40,67 +44,129 @@ class Runner:
     shelf: ModelShelf
     table: JobTable
     board: Board
-    outputs: Path
+    settings: Settings
     halted: Callable[[str], Halt | None]  # what a job was told
     file_format: str = "png"
     _previews: dict[str, LinearPreview] = field(default_factory=dict)
     _shown: float = 0.0
 
+    @property
+    def outputs(self) -> Path:
+        """Where finished pictures go."""
+        return self.settings.outputs
+
     def run(self, job: Job) -> dict[str, float]:
         """Make what the job still lacks; seconds by phase.
 
-        Whole batches are made: a picture of a batch has the same bytes only within it.
+        Whole batches are made: a picture of a batch has the same bytes only within it. A script begins again.
 
         Raises:
             StoppedError: it was told to stop; what is finished is kept.
-            SfumatoError: whatever `generate` and saving refuse.
+            SfumatoError: whatever `generate`, scripts and saving refuse.
         """
         timings = {"load": 0.0, "sample": 0.0, "save": 0.0}
         began = time.perf_counter()
-        self.shelf.load(job.request.model)
+        if job.script is None or job.script.name != "extras":
+            self.shelf.load(job.request.model)
         timings["load"] = time.perf_counter() - began
-        size = job.request.canvas.batch_size
+        if job.script is None:
+            self._run_request(job, timings)
+        else:
+            self._run_script(job, job.script, timings)
+        return timings
+
+    def _run_request(self, job: Job, timings: dict[str, float]) -> None:
+        size, batches = job.request.canvas.batch_size, job.request.canvas.batch_count
         there = {made.index for made in job.made if (self.outputs / made.file).is_file()}
-        batches = job.request.canvas.batch_count
         missing = [n for n in range(batches) if not set(range(n * size, (n + 1) * size)) <= there]
-        if not missing:
-            return timings
-        first = missing[0] + 1
+        first = missing[0] + 1 if missing else batches + 1
+        while first <= batches:
+            first = self._run_batches(job, first, timings)
+
+    def _run_batches(self, job: Job, first: int, timings: dict[str, float]) -> int:
+        """Make the batches from `first` on; the number of the batch to go on with."""
         mark = time.perf_counter()
         for event in generate(job.request, self.shelf, first_batch=first):
             now = time.perf_counter()
             timings["sample"] += now - mark
             if isinstance(event, StepInfo):
-                self._tell(job, event, timings["sample"], first)
-                halt = self.halted(job.id)
-                if halt is not None:
-                    raise StoppedError(halt)
+                self._tell(job, event, timings["sample"], done=(first - 1) / event.batches)
+                if self._skips(job, whole=job.request.outpaint.wanted):
+                    return event.batch + 1
             else:
-                self._save(job, event)
+                piece = Piece(image=event.image, infotext=event.infotext, seed=event.request.canvas.seed)
+                self._save(job, event.index, piece)
                 timings["save"] += time.perf_counter() - now
             mark = time.perf_counter()
-        return timings
+        return job.request.canvas.batch_count + 1
 
-    def _tell(self, job: Job, event: StepInfo, sampling: float, first: int) -> None:
-        before = self.board.read(job.id)
-        done = event.share - (first - 1) / event.batches
-        left = sampling * (1 - event.share) / done if done > 0 else None
-        preview = before.preview if before else None
-        if before is None or time.monotonic() - self._shown >= PREVIEW_EVERY:
-            preview = self._preview(job).jpeg(event.latents[0])
-            self._shown = time.monotonic()
-        self.board.post(
-            Progress(
-                job=job.id,
-                share=event.share,
+    def _run_script(self, job: Job, script: Script, timings: dict[str, float]) -> None:
+        bench = Bench(shelf=self.shelf, styles=find_styles(self.settings.styles))
+        pictures = grids = 0
+        mark = time.perf_counter()
+        for event in make_script(script, job.request, bench):
+            now = time.perf_counter()
+            timings["sample"] += now - mark
+            if isinstance(event, Piece):
+                grids += event.grid
+                self._save(job, -grids if event.grid else pictures, event)
+                pictures += not event.grid
+                timings["save"] += time.perf_counter() - now
+            else:
+                self._tell(job, event, timings["sample"], before=bench.made, requests=bench.requests)
+                self._skips(job, whole=True)
+            mark = time.perf_counter()
+
+    def _skips(self, job: Job, *, whole: bool) -> bool:
+        """Whether the present batch is to be left. Raises StoppedError: the job is, or has `whole` to be."""
+        halt = self.halted(job.id)
+        if halt == "skip" and not whole:
+            return True
+        if halt is not None:
+            raise StoppedError(halt)
+        return False
+
+    def _tell(
+        self,
+        job: Job,
+        event: StepInfo | TileStep,
+        sampling: float,
+        *,
+        done: float = 0.0,
+        before: int = 0,
+        requests: int = 1,
+    ) -> None:
+        """Say how far a job is.
+
+        Args:
+            job: the job.
+            event: what has just been done.
+            sampling: seconds so far.
+            done: share that was there before.
+            before: requests that have been made before this one.
+            requests: of the job.
+        """
+        own = event.share if isinstance(event, StepInfo) else event.done / event.total
+        share = (before + own) / requests
+        old = self.board.read(job.id)
+        progress = Progress(
+            job=job.id,
+            share=share,
+            seconds_left=sampling * (1 - share) / (share - done) if share > done else None,
+            preview=old.preview if old else None,
+        )
+        if isinstance(event, StepInfo):
+            if old is None or time.monotonic() - self._shown >= PREVIEW_EVERY:
+                progress = replace(progress, preview=self._preview(job).jpeg(event.latents[0]))
+                self._shown = time.monotonic()
+            progress = replace(
+                progress,
                 step=event.step,
                 steps=event.steps,
-                batch=event.batch,
-                batches=event.batches,
-                seconds_left=left,
-                preview=preview,
+                batch=before * event.batches + event.batch,
+                batches=event.batches * requests,
             )
-        )
+        self.board.post(progress)
 
     def _preview(self, job: Job) -> LinearPreview:
         models = self.shelf.load(job.request.model)
@@ -108,21 +174,21 @@ class Runner:
             self._previews[models.name] = LinearPreview.fit(models.vae)
         return self._previews[models.name]
 
-    def _save(self, job: Job, result: Result) -> None:
+    def _save(self, job: Job, index: int, piece: Piece) -> None:
         """Write a picture under a name that only depends on the job, and record it."""
         day = datetime.fromtimestamp(job.created, UTC).strftime("%Y-%m-%d")
-        seed = result.request.canvas.seed
-        name = f"{job.number:06d}-{result.index:03d}-{seed}.{self.file_format}"
+        place = f"{index:03d}" if index >= 0 else f"grid{-index}"
+        name = f"{job.number:06d}-{place}-{piece.seed}.{self.file_format}"
         path = self.outputs / day / name
-        images.save_as(result.image, path, result.infotext, self.file_format)
+        images.save_as(piece.image, path, piece.infotext, self.file_format, piece.extras)
         made = Made(
-            index=result.index,
+            index=index,
             file=f"{day}/{name}",
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-            width=result.image.width,
-            height=result.image.height,
-            seed=seed,
-            infotext=result.infotext,
+            width=piece.image.width,
+            height=piece.image.height,
+            seed=piece.seed,
+            infotext=piece.infotext,
         )
         self.table.add_made(job.id, made)
         self.board.touch()

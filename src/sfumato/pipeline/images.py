@@ -7,6 +7,7 @@ the EXIF field UserComment. Reading trusts nothing: three formats only, and size
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
 import re
@@ -85,7 +86,9 @@ def save(
     )
 
 
-def save_as(image: Image.Image, path: Path, infotext: str, file_format: str = "png") -> None:
+def save_as(
+    image: Image.Image, path: Path, infotext: str, file_format: str = "png", extras: str = ""
+) -> None:
     """Write `image` under this very name, in place of what has it, complete or not at all.
 
     Raises OutputError: disk full, folder unwritable.
@@ -93,7 +96,7 @@ def save_as(image: Image.Image, path: Path, infotext: str, file_format: str = "p
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _write_temporary(
-            path.parent, lambda file: _encode(image, file, infotext, file_format, extras="")
+            path.parent, lambda file: _encode(image, file, infotext, file_format, extras)
         )
         temporary.replace(path)
     except OSError as error:
@@ -122,15 +125,24 @@ def save_encoded(encode: Callable[[BinaryIO], None], folder: Path, label: str, s
         raise _output_error(folder, error) from error
 
 
-def open_image(path: Path) -> Image.Image:
-    """Decode a PNG, JPEG or WebP file, its size checked first, and turn it upright as its EXIF says.
+def encoded(image: Image.Image, infotext: str, file_format: str, extras: str = "") -> bytes:
+    """`image` as the bytes of a file, with its texts as `save` writes them."""
+    buffer = io.BytesIO()
+    _encode(image, buffer, infotext, file_format, extras)
+    return buffer.getvalue()
+
+
+def open_image(path: Path | bytes) -> Image.Image:
+    """Decode a PNG, JPEG or WebP file (or its bytes), its size checked first, and turn it upright.
 
     Raises OutputError: no such file, no picture, damaged, animated, more than `MAX_PIXELS`.
     """
     with _reading(path) as image:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format in ("PNG", "WEBP"):  # in a JPEG a second one is a preview or depth
-            raise OutputError(f"{path}: animated, {frames} frames; save the one that is meant as a PNG")
+            raise OutputError(
+                f"{_name(path)}: animated, {frames} frames; save the one that is meant as a PNG"
+            )
         image.load()
         return ImageOps.exif_transpose(image)
 
@@ -143,8 +155,8 @@ def read_infotext(path: Path) -> str | None:
     return read_texts(path).get("parameters")
 
 
-def read_texts(path: Path) -> Mapping[str, str]:
-    """Every text in a picture's file, by its key: PNG text chunks, or what stands for them in EXIF.
+def read_texts(path: Path | bytes) -> Mapping[str, str]:
+    """Every text in a picture's file (or its bytes), by key: PNG text chunks, or what EXIF has for them.
 
     A user comment counts as `parameters`. Raises OutputError as `read_infotext` does.
     """
@@ -210,16 +222,22 @@ def _comment_text(comment: bytes) -> str | None:
     return data.decode("utf-16-be" if big_endian else "utf-16-le", "replace").removeprefix("\ufeff") or None
 
 
+def _name(source: Path | bytes) -> str:
+    return str(source) if isinstance(source, Path) else "the picture that was sent"
+
+
 @contextmanager
-def _reading(path: Path) -> Iterator[Image.Image]:
-    """Open a picture's file, its pixels not yet decoded, and turn whatever is wrong with it into OutputError.
+def _reading(source: Path | bytes) -> Iterator[Image.Image]:
+    """Open a picture, its pixels not yet decoded, and turn whatever is wrong with it into OutputError.
 
     What Pillow warns of (its own limit on pixels, which ours replaces; odd EXIF fields) is passed over.
     """
+    path = _name(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_READABLE) as image:
+            file = source if isinstance(source, Path) else io.BytesIO(source)
+            with Image.open(file, formats=_READABLE) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise OutputError(

@@ -120,14 +120,19 @@ def load_models(
     return Models(checkpoint=checkpoint, vae_path=vae, reader=reader, device=device, dtype=dtype)
 
 
-def find_checkpoint(name: str | None, folder: Path) -> Path:
+def find_checkpoint(name: str | None, folder: Path, *, paths: bool = True) -> Path:
     """Where a checkpoint is: a path as it stands, the embedded model, or a name in `folder`.
+
+    Args:
+        name: what was asked for; None = the embedded model.
+        folder: the models folder.
+        paths: whether a path anywhere on the machine is accepted.
 
     Raises ModelNotFoundError: nowhere; the nearest names are given.
     """
     if name is None or name == store.EMBEDDED:
         return embedded_model()
-    return store.find(folder, name)
+    return store.find(folder, name, paths=paths)
 
 
 def embedded_model() -> Path:

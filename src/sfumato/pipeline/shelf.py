@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from pathlib import Path
 
@@ -15,7 +16,7 @@ Key = tuple[Path, Path | None, str | None]
 
 
 class ModelShelf:
-    """Loads checkpoints by name and keeps those used last."""
+    """Loads checkpoints by name, one at a time, and keeps those used last."""
 
     def __init__(
         self,
@@ -25,6 +26,7 @@ class ModelShelf:
         dtype: str = "auto",
         default: str | None = None,
         limit: int | None = None,
+        paths: bool = True,
     ) -> None:
         """Load nothing yet.
 
@@ -34,6 +36,7 @@ class ModelShelf:
             dtype: "auto", "float32", "bfloat16" or "float16".
             default: the checkpoint of requests that name none; None = the embedded model.
             limit: bytes of weights kept; None = as many as the memory holds.
+            paths: whether requests may name a path anywhere on the machine.
 
         Raises:
             RequestError: no such device or dtype here.
@@ -41,7 +44,9 @@ class ModelShelf:
         self.folder = folder
         self.device = choose_device(device)
         self.dtype = choose_dtype(self.device, dtype)
-        self.upscalers = UpscalerShelf(folder, device=self.device)
+        self.upscalers = UpscalerShelf(folder, device=self.device, paths=paths)
+        self._paths = paths
+        self._loading = threading.RLock()
         self._default = default
         self._limit = limit
         self._kept: OrderedDict[Key, Models] = OrderedDict()
@@ -51,19 +56,32 @@ class ModelShelf:
 
         Raises ModelNotFoundError, WeightsError, OutOfMemoryError: see `load_models`.
         """
-        path = find_checkpoint(choice.checkpoint or self._default, self.folder)
-        vae = None if choice.vae is None else store.find(self.folder, choice.vae)
+        path = self.find(choice.checkpoint)
+        vae = None if choice.vae is None else store.find(self.folder, choice.vae, paths=self._paths)
         key = (path, vae, choice.prediction)
-        if key not in self._kept:
-            self._make_room(memory.loading_bytes(path, self.dtype))
-            self._kept[key] = load_models(path, vae, choice.prediction, device=self.device, dtype=self.dtype)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        with self._loading:
+            if key not in self._kept:
+                self._make_room(memory.loading_bytes(path, self.dtype))
+                self._kept[key] = load_models(
+                    path, vae, choice.prediction, device=self.device, dtype=self.dtype
+                )
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    def find(self, checkpoint: str | None) -> Path:
+        """Where a checkpoint is; None = that of requests that name none.
+
+        Raises ModelNotFoundError: there is none of that name.
+        """
+        if checkpoint is None:
+            return find_checkpoint(self._default, self.folder)
+        return find_checkpoint(checkpoint, self.folder, paths=self._paths)
 
     def clear(self) -> None:
         """Put everything away."""
-        self._kept.clear()
-        self.upscalers.clear()
+        with self._loading:
+            self._kept.clear()
+            self.upscalers.clear()
 
     def _make_room(self, needed: int) -> None:
         """Put away the checkpoints used longest ago until `needed` more bytes are free."""

@@ -110,6 +110,14 @@ def read_styles(paths: Iterable[Path]) -> dict[str, Style]:
     return styles
 
 
+def find_styles(path: Path) -> dict[str, Style]:
+    """The styles of a file, or of several where its name holds a `*`; none where there is no file.
+
+    Raises OutputError: see `read_styles`.
+    """
+    return read_styles(sorted(path.parent.glob(path.name)))
+
+
 def write_styles(path: Path, styles: Iterable[Style]) -> None:
     """Write a style file, whole or not at all; an old one is replaced.
 

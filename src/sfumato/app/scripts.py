@@ -1,0 +1,187 @@
+"""Jobs that are more than one request: a script's name and plain arguments become what is made, step by step.
+
+Requests of others come this way, so nothing in the arguments may name a file of this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from PIL.Image import Image
+
+from sfumato.app.jobs import Script
+from sfumato.errors import RequestError
+from sfumato.pipeline.generate import generate, prepare
+from sfumato.pipeline.postprocess import Enlarged, Enlargement, enlarge_image
+from sfumato.pipeline.scripts import loopback, prompt_matrix, prompts_file, sd_upscale, xyz
+from sfumato.pipeline.scripts.axes import parse_axis
+from sfumato.pipeline.scripts.work import Event, Sheet
+from sfumato.pipeline.shelf import ModelShelf
+from sfumato.pipeline.source import read_picture
+from sfumato.pipeline.upscale import upscale_image
+from sfumato.pipeline.upscale_tiles import TileStep
+from sfumato.text.styles import Style
+from sfumato.types import Request, Result, StepInfo
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Piece:
+    """A picture to be kept."""
+
+    image: Image
+    infotext: str
+    seed: int
+    grid: bool = False
+    extras: str = ""  # what was done to a finished picture
+
+
+Making: TypeAlias = "Iterator[StepInfo | TileStep | Piece]"
+
+
+@dataclass(kw_only=True, eq=False)
+class Bench:
+    """What a script works with, and how many of its requests it has made."""
+
+    shelf: ModelShelf
+    styles: Mapping[str, Style] = field(default_factory=dict)
+    requests: int = 1
+    made: int = 0
+
+    def make(self, request: Request) -> Iterator[StepInfo | Result]:
+        """Make the pictures of one of the requests."""
+        yield from generate(request, self.shelf)
+        self.made += 1
+
+    def cell(self, requests: Iterable[Request]) -> tuple[int, int]:
+        """The largest width and height of what requests make. Raises what `prepare` refuses."""
+        sizes = [prepare(each, self.shelf).passes[-1].request.canvas for each in requests]
+        return max(size.width or 0 for size in sizes), max(size.height or 0 for size in sizes)
+
+
+def make_script(script: Script, request: Request, bench: Bench) -> Making:
+    """Do what a script does.
+
+    Args:
+        script: its name and arguments.
+        request: what it starts from, with its seeds drawn.
+        bench: what it works with.
+
+    Yields:
+        Steps, and every picture to be kept.
+
+    Raises:
+        RequestError: no such script or argument; an argument out of range.
+        SfumatoError: see `generate` and the modules of `pipeline.scripts`.
+    """
+    if script.name not in SCRIPTS:
+        raise RequestError(f"no script {script.name[:60]!r}; there are {', '.join(SCRIPTS)}")
+    try:
+        return SCRIPTS[script.name](bench, request, **script.arguments)
+    except TypeError as error:
+        raise RequestError(f"{script.name}: {error}") from error
+
+
+def _prompt_matrix(bench: Bench, request: Request, **given: Any) -> Making:
+    matrix = prompt_matrix.Matrix(**given)
+    requests = prompt_matrix.arrange(matrix, request, bench.cell([request]))
+    bench.requests = len(requests)
+    return _pieces(prompt_matrix.run(matrix, request, requests, bench.make))
+
+
+def _prompts(bench: Bench, request: Request, text: str, **given: Any) -> Making:
+    reading = prompts_file.Reading(**given)
+    requests = _homely(request, prompts_file.read_lines(text, request, reading, bench.styles))
+    if not requests:
+        raise RequestError("no prompt in the text; expected one a line")
+    bench.requests = len(requests)
+    return _pieces(event for each in requests for event in bench.make(each))
+
+
+def _plot(bench: Bench, request: Request, axes: Sequence[Sequence[str]], cells: bool, **given: Any) -> Making:
+    x, y, z = (parse_axis(name, values, request, bench.styles) for name, values in axes)
+    plot = xyz.Plot(x=x, y=y, z=z, **given)
+    if not xyz.fits(plot, (8, 8)):
+        xyz.check(plot, (8, 8), request.sampling.steps)
+    arranged = xyz.arrange(plot, request)
+    _homely(request, arranged.requests)
+    xyz.check(plot, bench.cell(arranged.edges), request.sampling.steps)
+    bench.requests = plot.count
+    return _pieces(xyz.run(arranged, bench.make), results=cells)
+
+
+def _loopback(bench: Bench, request: Request, **given: Any) -> Making:
+    loops = loopback.Loops(**given)
+    bench.requests = loops.loops * request.canvas.batch_count
+    return _pieces(loopback.run(loops, request, bench.make))
+
+
+def _sd_upscale(bench: Bench, request: Request, **given: Any) -> Making:
+    tiling = sd_upscale.Tiling(**given)
+    native = bench.shelf.load(request.model).spec.native_size
+    canvas = request.canvas
+    request = replace(
+        request, canvas=replace(canvas, width=canvas.width or native, height=canvas.height or native)
+    )
+    bench.requests = sd_upscale.count(tiling, request)
+    enlarge = partial(upscale_image, upscaler=bench.shelf.upscalers.load(tiling.upscaler))
+    return _pieces(sd_upscale.run(tiling, request, bench.make, enlarge), results=False, grids=False)
+
+
+def _extras(bench: Bench, request: Request, infotext: str = "", **given: Any) -> Making:
+    """Enlarge the request's source; nothing else of the request counts."""
+    enlargement = Enlargement(**given)
+    if request.source.image is None:
+        raise RequestError("no picture to enlarge")
+    image = read_picture(request.source.image)
+    for event in enlarge_image(image, enlargement, bench.shelf.upscalers):
+        if isinstance(event, Enlarged):
+            yield Piece(image=event.image, infotext=infotext, seed=request.canvas.seed, extras=event.infotext)
+        else:
+            yield event
+
+
+SCRIPTS: Mapping[str, Callable[..., Making]] = MappingProxyType(
+    {
+        "prompt matrix": _prompt_matrix,
+        "prompts": _prompts,
+        "x/y/z plot": _plot,
+        "loopback": _loopback,
+        "sd upscale": _sd_upscale,
+        "extras": _extras,
+    }
+)
+
+
+def _pieces(events: Iterable[Event], *, results: bool = True, grids: bool = True) -> Making:
+    """A script's events, its pictures as pieces.
+
+    Args:
+        events: of the script.
+        results: whether the single pictures are kept.
+        grids: whether its sheets are grids beside the pictures; else they are the pictures.
+    """
+    seed = 0
+    for event in events:
+        if isinstance(event, StepInfo):
+            yield event
+        elif isinstance(event, Result):
+            seed = event.request.canvas.seed
+            if results:
+                yield Piece(image=event.image, infotext=event.infotext, seed=seed)
+        else:
+            assert isinstance(event, Sheet)
+            own = seed if grids else int(event.label)
+            yield Piece(image=event.image, infotext=event.infotext, seed=own, grid=grids)
+
+
+def _homely(base: Request, requests: Sequence[Request]) -> list[Request]:
+    """The requests, none of which names a picture that is not the base's."""
+    for each in requests:
+        pictures = each.source.image, each.source.depth, each.mask.image
+        if pictures != (base.source.image, base.source.depth, base.mask.image):
+            raise RequestError("a script cannot name files of this machine; send pictures with the request")
+    return list(requests)
