@@ -32,6 +32,7 @@ from sfumato.diffusion.guidance import Contexts, Part
 from sfumato.nn.vae import AutoencoderKL
 from sfumato.pipeline.generate import generate, walk
 from sfumato.pipeline.latents import decode
+from sfumato.pipeline.networks import Shown
 from sfumato.pipeline.opening import Opening
 from sfumato.pipeline.plan import make_plan
 from sfumato.pipeline.shelf import ModelShelf
@@ -191,7 +192,7 @@ def draw(shelf: ModelShelf, prompts: Sequence[str], sampling: Sampling, batch: i
             negative=told[0].negative,
         )
         walked = replace(first, script=replace(first.script, contexts=contexts))
-        steps = walk(walked, plan.batches()[0], Opening(), (1, 1, 1))
+        steps = walk(walked, plan.batches()[0], Opening(), Shown(), (1, 1, 1))
         yield from decode(last(steps), first.models.vae).numpy()
 
 

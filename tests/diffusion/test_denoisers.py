@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sfumato.diffusion.denoisers import Watched, parameterise
+from sfumato.diffusion.denoisers import Watched, parameterise, switch
 from sfumato.diffusion.schedules import sd_noise_levels
 
 LEVELS = sd_noise_levels()
@@ -71,3 +71,44 @@ def test_a_watched_denoiser_counts_and_remembers():
     assert torch.equal(watched(x, torch.ones(1)), x / 2)
     assert torch.equal(watched.clean, x / 2)
     assert watched.calls == 1
+
+
+class Named:
+    """Gives its name, counts its calls and keeps the levels it was asked at."""
+
+    def __init__(self, name: float) -> None:
+        self.name, self.asked = name, list[float]()
+        self.uncond: torch.Tensor | None = None
+
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        self.asked.append(float(sigma[0]))
+        self.uncond = torch.full_like(x, -self.name)
+        return torch.full_like(x, self.name)
+
+
+@pytest.mark.parametrize(
+    ("at", "first", "second"),
+    [
+        (3.0, [9, 4], [3, 7, 1]),  # a level is the second's; rising again does not bring the first back
+        (0.0, [9, 4, 3, 7, 1], []),
+        (99.0, [], [9, 4, 3, 7, 1]),
+    ],
+)
+def test_each_network_is_asked_on_its_side_of_the_switch(
+    at: float, first: list[float], second: list[float]
+) -> None:
+    one, two = Named(1), Named(2)
+    made: list[int] = []
+
+    def take_over(calls: int) -> Named:
+        made.append(calls)
+        return two
+
+    denoise = switch(one, take_over, at)
+    x = torch.zeros(2, 4, 3, 3)
+    for level in (9.0, 4.0, 3.0, 7.0, 1.0):
+        answer = denoise(x, torch.tensor([level, level]))
+        assert denoise.uncond is not None
+        assert (denoise.uncond == -answer).all()
+    assert (one.asked, two.asked) == (first, second)
+    assert made == ([len(first)] if second else [])

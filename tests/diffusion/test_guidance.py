@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sfumato.diffusion.denoisers import Watched
-from sfumato.diffusion.guidance import Contexts, Part, early_calls, guide, needs_negative
+from sfumato.diffusion.guidance import Contexts, Part, early_calls, guide, guide_edit, needs_negative
 
 X = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0)).double()
 SIGMA = torch.tensor([2.0, 0.5], dtype=torch.float64)
@@ -171,3 +171,46 @@ def test_the_negative_prompts_own_estimate_is_kept_for_samplers_that_use_it(scal
     assert told.batches == [(4, 77, 3)]
     assert torch.equal(watched.uncond, told.alone(context(2)))
     assert Watched(denoise).uncond is None
+
+
+class Shown(Told):
+    """As `Told`, but shown a picture too."""
+
+    def __call__(self, x, sigma, context, image):
+        return super().__call__(x, sigma, context) + image.sum((1, 2, 3)).view(-1, 1, 1, 1)
+
+    def alone(self, context, image):
+        return Shown()(X, SIGMA, context.expand(2, -1, -1), image.expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("scale", "image_scale", "rows"),
+    [(7.5, 1.5, 3), (7.5, 1.0, 2), (1.5, 1.5, 2), (1.0, 1.0, 1), (0.0, 1.5, 2), (0.0, 0.0, 1), (1.0, 0.0, 3)],
+)
+def test_an_edit_runs_what_its_sum_needs_in_one_batch(scale, image_scale, rows):
+    shown, cond, negative = Shown(), context(1), context(2)
+    image = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(3)).double()
+    told = Contexts(positive=(Part(context=cond),), negative=negative)
+    denoise = guide_edit(shown, told, image, scale, image_scale)
+    out = denoise(X, SIGMA)
+    assert shown.batches == [(2 * rows, 77, 3)]
+    c, i = shown.alone(cond, image), shown.alone(negative, image)
+    u = shown.alone(negative, torch.zeros_like(image))
+    torch.testing.assert_close(out, u + scale * (c - i) + image_scale * (i - u))
+
+
+def test_an_edit_without_guidance_needs_no_negative_prompt():
+    shown, cond, image = Shown(), context(1), torch.ones(1, 4, 5, 5).double()
+    out = guide_edit(shown, Contexts(positive=(Part(context=cond),), negative=None), image, 1, 1)(X, SIGMA)
+    torch.testing.assert_close(out, shown.alone(cond, image))
+
+
+def test_parts_of_an_edit_are_weighted():
+    shown, one, two, negative = Shown(), context(1), context(2, tokens=154), context(3)
+    image = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(3)).double()
+    parts = (Part(context=one, weight=0.7), Part(context=two, weight=-0.2))
+    out = guide_edit(shown, Contexts(positive=parts, negative=negative), image, 3.0, 1.5)(X, SIGMA)
+    long = torch.cat([one, one[:, -1:].expand(-1, 77, -1)], 1)
+    c, d, i = shown.alone(long, image), shown.alone(two, image), shown.alone(negative, image)
+    u = shown.alone(negative, torch.zeros_like(image))
+    torch.testing.assert_close(out, u + 3 * (0.7 * (c - i) - 0.2 * (d - i)) + 1.5 * (i - u))

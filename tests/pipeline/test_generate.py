@@ -162,13 +162,13 @@ def test_open_choices_are_settled_once(shelf: ModelShelf, models: Models) -> Non
     assert [seed for seed, _ in plan.seeds] == [MAX_SEED, 0]
 
 
-def test_a_checkpoint_that_wants_a_picture_is_refused(
+def test_a_checkpoint_of_unknown_inputs_is_refused(
     shelf: ModelShelf, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = replace(models.spec, unet=replace(models.spec.unet, in_channels=9))
+    spec = replace(models.spec, unet=replace(models.spec.unet, in_channels=7))
     other = replace(models, checkpoint=replace(models.checkpoint, spec=spec))
     monkeypatch.setattr(shelf, "load", lambda choice: other)
-    with pytest.raises(RequestError, match="9 input channels"):
+    with pytest.raises(RequestError, match="7 input channels"):
         prepare(Request(), shelf)
 
 

@@ -135,3 +135,41 @@ class Watched:
     def uncond(self) -> Tensor | None:
         """What the negative prompt alone gave in the last call (B,C,H,W); None where nobody keeps it."""
         return None if self._guided is None else self._guided.uncond
+
+
+def switch(first: PairDenoiser, second: Callable[[int], PairDenoiser], at_sigma: float) -> "Switched":
+    """Hand a run over to another denoiser once it has come down to a noise level.
+
+    It does not go back, whatever levels a sampler visits afterwards.
+
+    Source: own; networks for ranges of noise: Balaji et al. 2022 (arXiv:2211.01324), section 3.
+
+    Args:
+        first: is asked at the levels above.
+        second: makes the denoiser that takes over, given the number of calls made before; called once, when
+            it is needed.
+        at_sigma: the level; at it the second is asked already. Reads sigma back from its device.
+    """
+    return Switched(first, second, at_sigma)
+
+
+class Switched:
+    """What `switch` gives."""
+
+    def __init__(self, first: PairDenoiser, second: Callable[[int], PairDenoiser], at_sigma: float) -> None:
+        """See `switch`."""
+        self.present, self._second, self._at_sigma = first, second, at_sigma
+        self.switched = False
+        self.calls = 0
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Give what the denoiser for this level gives."""
+        if not self.switched and float(sigma[0]) <= self._at_sigma:
+            self.present, self.switched = self._second(self.calls), True
+        self.calls += 1
+        return self.present(x, sigma)
+
+    @property
+    def uncond(self) -> Tensor | None:
+        """What the negative prompt alone gave in the last call (B,C,H,W)."""
+        return self.present.uncond

@@ -161,13 +161,79 @@ class Guided:
         )
 
 
-def _run(denoise: ContextDenoiser, x: Tensor, sigma: Tensor, contexts: Sequence[Tensor]) -> list[Tensor]:
-    """Denoise x under each context, those of equal length in one batch."""
+def guide_edit(
+    denoise: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    contexts: Contexts | ContextsAt,
+    image: Tensor,
+    scale: float,
+    image_scale: float,
+) -> "GuidedEdit":
+    """Give the denoiser uncond + s_i · (img - uncond) + s · sum_i w_i (cond_i - img), for one sampling run.
+
+    `cond` is told the instruction and shown the picture, `img` is told the negative prompt and shown the
+    picture, `uncond` is told the negative prompt and shown nothing. All that the sum needs go through the
+    network in one batch: without `uncond` at s_i = 1, without `img` at s = s_i.
+
+    Source: Brooks et al. 2023, InstructPix2Pix (arXiv:2211.09800), equation 3; parts as in `guide`.
+
+    Args:
+        denoise: x (B,C,H,W), sigma (B,), context (B,T,E), image (B,C',H,W) -> clean latents (B,C,H,W).
+        contexts: as in `guide`.
+        image: latents of the picture that is edited, (1,C',H,W) or (B,C',H,W).
+        scale: guidance s by the instruction, >= 0.
+        image_scale: guidance s_i by the picture, >= 0.
+    """
+    at = (lambda call: contexts) if isinstance(contexts, Contexts) else contexts
+    return GuidedEdit(denoise, at, image, scale, image_scale)
+
+
+class GuidedEdit:
+    """What `guide_edit` gives: a denoiser that counts its calls and keeps what the negative prompt gave."""
+
+    def __init__(
+        self,
+        denoise: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+        contexts: ContextsAt,
+        image: Tensor,
+        scale: float,
+        image_scale: float,
+    ) -> None:
+        """See `guide_edit`."""
+        self.denoise, self.contexts, self.image = denoise, contexts, image
+        self.scale, self.image_scale = scale, image_scale
+        self.calls = 0
+        self.uncond: Tensor | None = None  # (B,C,H,W) of the last call; without such a row the answer
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Give the guided estimate (B,C,H,W) of the clean latents."""
+        told = self.contexts(self.calls)
+        self.calls += 1
+        weights = [self.scale * part.weight for part in told.positive]
+        positive = _same_length([part.context for part in told.positive])
+        shown = (self.image, self.image.new_zeros(1).expand_as(self.image))
+        rows = [(weight, context, shown[0]) for weight, context in zip(weights, positive, strict=True)]
+        without = (self.image_scale - sum(weights), 1 - self.image_scale)  # instruction: img, uncond
+        for weight, image in zip(without, shown, strict=True):
+            assert weight == 0 or told.negative is not None, "guidance without a negative prompt"
+            rows += [] if told.negative is None else [(weight, told.negative, image)]
+        rows = [row for row in rows if row[0] != 0]
+        counted, contexts, images = (list(column) for column in zip(*rows, strict=True))
+        answers = _run(self.denoise, x, sigma, contexts, images)
+        guided = _weighted_sum(answers, counted)
+        self.uncond = answers[-1] if any(without) else guided
+        return guided
+
+
+def _run(denoise: Callable[..., Tensor], x: Tensor, sigma: Tensor, *told: Sequence[Tensor]) -> list[Tensor]:
+    """Denoise x under each context and what else is told with it, contexts of equal length in one batch."""
     clean: dict[int, Tensor] = {}
+    contexts = told[0]
     for length in dict.fromkeys(context.shape[1] for context in contexts):
         rows = [row for row, context in enumerate(contexts) if context.shape[1] == length]
-        context = torch.cat([contexts[row].expand(len(x), -1, -1) for row in rows])  # (rows B,T,E)
-        batch = denoise(x.repeat(len(rows), 1, 1, 1), sigma.repeat(len(rows)), context)  # (rows B,C,H,W)
+        columns = [
+            torch.cat([each[row].expand(len(x), *each[row].shape[1:]) for row in rows]) for each in told
+        ]  # (rows B,…)
+        batch = denoise(x.repeat(len(rows), 1, 1, 1), sigma.repeat(len(rows)), *columns)  # (rows B,C,H,W)
         clean |= zip(rows, batch.chunk(len(rows)), strict=True)
     return [clean[row] for row in range(len(contexts))]
 

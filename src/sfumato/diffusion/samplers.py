@@ -17,14 +17,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Literal
+from typing import Concatenate, Literal
 
 import torch
 from torch import Tensor
 
 from sfumato.diffusion import lookup, samplers_dpm, samplers_k, samplers_solver, samplers_timestep
-from sfumato.diffusion.denoisers import Denoiser, consistency, distilled_levels, parameterise
-from sfumato.diffusion.guidance import ContextDenoiser
+from sfumato.diffusion.denoisers import Denoiser, Told, consistency, distilled_levels, parameterise
 from sfumato.diffusion.noise import NoiseKind, NoiseSampler
 from sfumato.diffusion.schedules import (
     AUTOMATIC,
@@ -39,10 +38,6 @@ from sfumato.types import Levels, Prediction, Solver
 
 DEFAULT_LEVELS = Levels()
 DEFAULT_SOLVER = Solver()
-
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""scaled latents (B,C,H,W), timesteps (B,), context (B,T,E) -> prediction (B,C,H,W)."""
-
 
 Path = Literal["schedule", "range", "timesteps", "unipc"]
 """Whose levels a sampler visits: the schedule's; its own between two ends; DDIM's timesteps; or UniPC's."""
@@ -156,8 +151,11 @@ class SamplerSpec:
         return distilled_levels(noise_levels) if self.consistency else noise_levels
 
     def denoiser(
-        self, network: Network, noise_levels: NoiseLevels, prediction: Prediction
-    ) -> ContextDenoiser:
+        self,
+        network: Callable[Concatenate[Tensor, Tensor, Told], Tensor],
+        noise_levels: NoiseLevels,
+        prediction: Prediction,
+    ) -> Callable[Concatenate[Tensor, Tensor, Told], Tensor]:
         """Turn a network's prediction into clean latents as this sampler needs them.
 
         Args:

@@ -103,7 +103,9 @@ def load_upscaler(name: str, shelf: ModelShelf) -> Upscaler | None:
     return shelf.upscalers.load(name)
 
 
-def enlarge(latents: Tensor, vae: AutoencoderKL, target: Target, other: AutoencoderKL) -> Tensor:
+def enlarge(
+    latents: Tensor, vae: AutoencoderKL, target: Target, other: AutoencoderKL, *, wraps: bool = False
+) -> Tensor:
     """Bring finished latents to the size of the second pass.
 
     Latents are interpolated, or decoded, made larger as pictures of 8 bits, and encoded again.
@@ -113,6 +115,7 @@ def enlarge(latents: Tensor, vae: AutoencoderKL, target: Target, other: Autoenco
         vae: its autoencoder.
         target: what to make of them.
         other: the second pass's autoencoder.
+        wraps: opposite edges of the picture meet.
 
     Returns:
         (B,C,H,W) float32.
@@ -123,11 +126,11 @@ def enlarge(latents: Tensor, vae: AutoencoderKL, target: Target, other: Autoenco
     left, top = (wide - target.width) // 2, (high - target.height) // 2
     encoded = []
     for each in latents:
-        image = to_image(decode(each[None], vae)[0].numpy())
+        image = to_image(decode(each[None], vae, wraps=wraps)[0].numpy())
         *_, large = upscale_image(image, wide, high, target.upscaler)
         assert isinstance(large, Image)
         pixels = np.array(large.crop((left, top, left + target.width, top + target.height)))
-        encoded.append(encode(torch.from_numpy(pixels)[None], other))
+        encoded.append(encode(torch.from_numpy(pixels)[None], other, wraps=wraps))
     return torch.cat(encoded).to(latents.device)
 
 

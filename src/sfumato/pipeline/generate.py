@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.denoisers import Watched
-from sfumato.diffusion.guidance import early_calls, guide
 from sfumato.diffusion.noise import noise_sampler
 from sfumato.pipeline import images, memory, metadata
 from sfumato.pipeline.enlarge import enlarge
 from sfumato.pipeline.latents import decode
+from sfumato.pipeline.networks import Shown, guided, shown
 from sfumato.pipeline.opening import Opening, open_source
 from sfumato.pipeline.outpaint import outpaint
 from sfumato.pipeline.plan import Pass, Plan, make_plan
@@ -55,14 +55,17 @@ def generate(request: Request, shelf: ModelShelf, *, first_batch: int = 1) -> It
     opening = open_source(plan)
     batches = plan.batches()
     first, *later = plan.passes
+    beside = [shown(each, opening) for each in plan.passes]
     for number, seeds in list(enumerate(batches, 1))[first_batch - 1 :]:
         began = time.perf_counter()
         place = (number, len(batches), len(plan.passes))
-        latents = yield from walk(first, seeds, opening, place)
+        latents = yield from walk(first, seeds, opening, beside[0], place)
         for second in later:
             assert plan.target is not None
-            clean = enlarge(latents, first.models.vae, plan.target, second.models.vae)
-            latents = yield from walk(second, seeds, Opening(clean=clean, source=plan.request.source), place)
+            wraps = plan.request.canvas.tiling
+            clean = enlarge(latents, first.models.vae, plan.target, second.models.vae, wraps=wraps)
+            enlarged = Opening(clean=clean, source=plan.request.source)
+            latents = yield from walk(second, seeds, enlarged, beside[1], place)
         for offset, each in enumerate(latents):
             index = (number - 1) * len(batches[0]) + offset
             result = finish(plan, index, each, opening, began)
@@ -85,7 +88,7 @@ def prepare(request: Request, shelf: ModelShelf) -> Plan:
                 models.spec.unet,
                 models.spec.vae,
                 each.shape,
-                rows=size * each.script.prompts,
+                rows=size * each.rows,
                 pictures=1,
                 dtype=models.dtype,
             ),
@@ -97,7 +100,11 @@ def prepare(request: Request, shelf: ModelShelf) -> Plan:
 
 
 def walk(
-    walked: Pass, seeds: Sequence[tuple[int, int]], opening: Opening, place: tuple[int, int, int]
+    walked: Pass,
+    seeds: Sequence[tuple[int, int]],
+    opening: Opening,
+    beside: Shown,
+    place: tuple[int, int, int],
 ) -> Generator[StepInfo, None, Tensor]:
     """Sample the latents (B,C,H,W) of one batch in one pass.
 
@@ -105,6 +112,7 @@ def walk(
         walked: the pass.
         seeds: of the batch's pictures: their own, and those of their variations.
         opening: what the pictures start from.
+        beside: what the networks see beside the latents.
         place: number of the batch, number of batches, number of passes.
     """
     request, sampler, models = walked.request, walked.sampler, walked.models
@@ -114,17 +122,8 @@ def walk(
         clean = opening.latents(start)
         assert clean is not None, "nothing to start from and no step to take"
         return opening.settle(clean)
-    sampling = request.sampling
-    guided = guide(
-        sampler.denoiser(models.predict, walked.levels.to(models.device), models.spec.prediction),
-        walked.script.contexts,
-        sampling.guidance * sampler.guidance_share,
-        sampling.guidance_rescale,
-        negative_min_sigma=sampling.negative_min_sigma,
-        skip_early=early_calls(sampling.skip_early_guidance, sampling.steps * sampler.calls_per_step),
-        keep_uncond=sampler.uses_uncond,
-    )
-    denoise = Watched(opening.guard(guided, start, before=sampler.blends_before), guided)
+    denoiser = guided(walked, beside)
+    denoise = Watched(opening.guard(denoiser, start, before=sampler.blends_before), denoiser)
     x = opening.start(sampler, start, walked.sigmas)
     draws = noise_sampler(sampler.noise, noise)
     batch, batches, passes = place
@@ -145,7 +144,8 @@ def walk(
 def finish(plan: Plan, index: int, latents: Tensor, opening: Opening, began: float) -> Result:
     """Make picture `index` (from 0) of the request from its latents (C,H,W)."""
     request, models = plan.picture(index), plan.passes[0].models
-    pixels = decode(latents[None], plan.passes[-1].models.vae)[0]  # (8H,8W,3)
+    vae = plan.passes[-1].models.vae
+    pixels = decode(latents[None], vae, wraps=request.canvas.tiling)[0]  # (8H,8W,3)
     image = opening.finish(images.to_image(pixels.numpy()), latents)
     return Result(
         image=image,

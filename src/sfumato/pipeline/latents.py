@@ -18,7 +18,6 @@ from sfumato.nn.vae import AutoencoderKL
 from sfumato.pipeline import memory
 
 
-@torch.no_grad()
 def encode(pixels: Tensor, vae: AutoencoderKL, *, wraps: bool = False) -> Tensor:
     """Turn 8-bit pictures into latents: the mean of what the autoencoder holds possible.
 
@@ -33,10 +32,15 @@ def encode(pixels: Tensor, vae: AutoencoderKL, *, wraps: bool = False) -> Tensor
     Raises:
         WeightsError: the autoencoder gives values that are not numbers.
     """
-    weight = next(vae.parameters())
-    scaled = pixels.to(weight.device).permute(0, 3, 1, 2).float() / 127.5 - 1  # (B,3,8H,8W)
+    values = pixels.to(next(vae.parameters()).device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return encode_values(values, vae, wraps=wraps)
+
+
+@torch.no_grad()
+def encode_values(values: Tensor, vae: AutoencoderKL, *, wraps: bool = False) -> Tensor:
+    """Turn pictures (B,3,8H,8W) in [-1, 1] into latents: see `encode`."""
     with seamless(vae, wraps):
-        mean = _finite(_encode, vae, scaled, "encoding")
+        mean = _finite(_encode, vae, values.to(next(vae.parameters()).device), "encoding")
     return mean.float() * vae.config.scale_factor
 
 

@@ -92,7 +92,7 @@ def tiled_vae_elements(config: VAEConfig, batch: int, height: int, width: int, t
     """Numbers alive at once in the tiled autoencoder for latents (batch,C,height,width)."""
     top = len(config.channels) - 1
     always = max(  # two maps of at most a fourth of the picture's side
-        2 * config.channels[level] * height * width * 4 ** max(0, top - level)
+        2 * config.channels[level] * height * width << 2 * (top - level)
         for level in range(min(2, top), top + 1)
     )
     whole = 8 * config.channels[-1] * height * width  # the middle with its attention

@@ -15,7 +15,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from sfumato.diffusion.schedules import NoiseLevels, sd_noise_levels
 from sfumato.errors import ModelNotFoundError, RequestError
+from sfumato.nn.seamless import seamless
 from sfumato.nn.unet import UNet
 from sfumato.nn.vae import AutoencoderKL
 from sfumato.pipeline import memory
@@ -83,11 +85,20 @@ class Models:
         precision = str(self.dtype).removeprefix("torch.")
         return ("Device", self.device.type), ("Precision", precision), ("Torch", torch.__version__)
 
-    def predict(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        """The U-Net as samplers see it: float32 latents (B,C,H,W) in, a prediction of its own dtype out."""
+    @property
+    def levels(self) -> NoiseLevels:
+        """The noise levels it was trained on."""
+        return sd_noise_levels(zero_snr=self.spec.zero_terminal_snr)
+
+    def predict(self, x: Tensor, timesteps: Tensor, context: Tensor, *, wraps: bool = False) -> Tensor:
+        """The U-Net as samplers see it: float32 latents (B,C,H,W) in, a prediction of its own dtype out.
+
+        Where it `wraps`, opposite edges of the latents meet.
+        """
         x = x.to(self.dtype, memory_format=torch.channels_last)
         unet: UNet = self.checkpoint.unet
-        out: Tensor = unet(x, timesteps, context.to(self.dtype))
+        with seamless(unet, wraps):
+            out: Tensor = unet(x, timesteps, context.to(self.dtype))
         return out
 
 

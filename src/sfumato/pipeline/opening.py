@@ -31,6 +31,7 @@ class Opening:
     """What a batch starts from; all of it None = pure noise."""
 
     clean: Tensor | None = None  # (1,C,H,W) or (B,C,H,W) of the source, on the network's device
+    picture: Image | None = None  # RGB of which they are, for networks that are shown it
     mask: PreparedMask | None = None
     content: MaskedContent = "original"
     soft: SoftInpainting | None = None
@@ -128,6 +129,7 @@ def open_source(plan: Plan) -> Opening:
     clean = F.interpolate(image_latents(start, first), first.shape[1:], mode="bilinear")
     return Opening(
         clean=clean,
+        picture=start,
         mask=mask,
         content=request.mask.content,
         soft=request.soft if request.soft.enabled else None,
@@ -140,7 +142,7 @@ def open_source(plan: Plan) -> Opening:
 def image_latents(image: Image, walked: Pass) -> Tensor:
     """Latents (1,C,h,w) float32 of an RGB picture, on the device of the pass."""
     pixels = torch.from_numpy(np.array(image.convert("RGB")))[None]  # (1,8h,8w,3)
-    return encode(pixels, walked.models.vae)
+    return encode(pixels, walked.models.vae, wraps=walked.request.canvas.tiling)
 
 
 def picture_hash(image: Image) -> str:

@@ -9,20 +9,31 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from sfumato.diffusion.noise import ImageNoise, picture_seeds
 from sfumato.diffusion.samplers import SamplerSpec, resolve, trajectory
-from sfumato.diffusion.schedules import NoiseLevels, sd_noise_levels
+from sfumato.diffusion.schedules import NoiseLevels
 from sfumato.errors import RequestError
 from sfumato.pipeline.conditioning import Script
+from sfumato.pipeline.conditions import kind_of, require_pictures
 from sfumato.pipeline.enlarge import Target, load_upscaler, second_size
 from sfumato.pipeline.models import Models
 from sfumato.pipeline.shelf import ModelShelf
 from sfumato.pipeline.source import read_picture, source_size
-from sfumato.types import Hires, Mask, Outpaint, Request, SoftInpainting, Source
+from sfumato.types import Hires, Mask, ModelChoice, Outpaint, Refiner, Request, SoftInpainting, Source
 from sfumato.weights.specs import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Relief:
+    """A second checkpoint that takes over on the way."""
+
+    models: Models
+    script: Script  # read with its own text encoder
+    at_sigma: float  # from this level on
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +48,14 @@ class Pass:
     levels: NoiseLevels
     sigmas: Tensor  # (N+1,) float64 on the CPU, falling; a single level = nothing to do
     shape: tuple[int, int, int]  # (C,H,W) of one picture's latents
+    relief: Relief | None
+
+    @property
+    def rows(self) -> int:
+        """How often a picture goes through the network at each call."""
+        networks = [(self.models, self.script)]
+        networks += [] if self.relief is None else [(self.relief.models, self.relief.script)]
+        return max(script.prompts + (kind_of(models.spec) == "edit") for models, script in networks)
 
     @property
     def steps(self) -> int:
@@ -95,7 +114,20 @@ def make_plan(request: Request, shelf: ModelShelf) -> Plan:
     _check(request)
     settled = _settle(request, models, source)
     strength = None if source is None else request.source.denoising_strength
-    first = _pass(1, settled, models, strength=strength, exact=request.source.exact_steps, calls_before=0)
+    refiner = _load_refiner(settled, models, shelf)
+    if refiner is not None:
+        settled = replace(settled, refiner=replace(settled.refiner, checkpoint=refiner.name))
+    passed = {"first pass": (1,), "second pass": (2,), "both passes": (1, 2)}[settled.refiner.passes]
+    refined = passed if request.hires.enabled else (1,)  # the numbers of the passes
+    first = _pass(
+        1,
+        settled,
+        models,
+        refiner if 1 in refined else None,
+        strength=strength,
+        exact=request.source.exact_steps,
+        calls_before=0,
+    )
     passes: tuple[Pass, ...] = (first,)
     target = None
     if request.hires.enabled:
@@ -107,7 +139,8 @@ def make_plan(request: Request, shelf: ModelShelf) -> Plan:
         second = _second_request(settled, target, other)
         calls = settled.sampling.steps * first.sampler.calls_per_step
         strength = request.hires.denoising_strength
-        passes = (first, _pass(2, second, other, strength=strength, exact=True, calls_before=calls))
+        relief = refiner if 2 in refined else None
+        passes = (first, _pass(2, second, other, relief, strength=strength, exact=True, calls_before=calls))
     canvas, variation = settled.canvas, settled.variation
     return Plan(
         request=settled,
@@ -118,6 +151,25 @@ def make_plan(request: Request, shelf: ModelShelf) -> Plan:
         ),
         source=source,
     )
+
+
+def _load_refiner(request: Request, models: Models, shelf: ModelShelf) -> Models | None:
+    """The checkpoint that takes over on the way. Raises RequestError: its latents are of another kind."""
+    if request.refiner.checkpoint is None:
+        return None
+    refiner = shelf.load(ModelChoice(checkpoint=request.refiner.checkpoint, vae=request.model.vae))
+    own, other = models.spec.vae, refiner.spec.vae
+    if (own.latent_channels, own.reduction, own.scale_factor) != (
+        other.latent_channels,
+        other.reduction,
+        other.scale_factor,
+    ):
+        raise RequestError(
+            f"refiner={refiner.name!r} works on other latents than {models.name} "
+            f"({other.latent_channels} channels at scale {other.scale_factor:g}, not {own.latent_channels} "
+            f"at {own.scale_factor:g}); choose one of the same family"
+        )
+    return refiner
 
 
 def _check(request: Request) -> None:
@@ -156,9 +208,15 @@ def _settle(request: Request, models: Models, source: Image | None) -> Request:
         canvas=replace(canvas, width=canvas.width or width, height=canvas.height or height, seed=seed),
         variation=variation,
         model=replace(request.model, checkpoint=models.name, vae=models.vae_name),
-        source=request.source if source is not None else Source(extra_noise=request.source.extra_noise),
+        source=request.source if source is not None else _without_picture(request.source),
+        refiner=request.refiner if request.refiner.checkpoint is not None else Refiner(),
         hires=request.hires if request.hires.enabled else Hires(),
     )
+
+
+def _without_picture(source: Source) -> Source:
+    """What counts where there is no picture to start from."""
+    return Source(extra_noise=source.extra_noise, depth=source.depth)
 
 
 def _second_request(first: Request, target: Target, models: Models) -> Request:
@@ -187,27 +245,31 @@ def _second_request(first: Request, target: Target, models: Models) -> Request:
 
 
 def _pass(
-    number: int, request: Request, models: Models, *, strength: float | None, exact: bool, calls_before: int
+    number: int,
+    request: Request,
+    models: Models,
+    refiner: Models | None,
+    *,
+    strength: float | None,
+    exact: bool,
+    calls_before: int,
 ) -> Pass:
     spec = models.spec
-    if spec.unet.in_channels != spec.vae.latent_channels:
-        raise RequestError(
-            f"{models.name} takes a picture beside the text ({spec.family}, {spec.unet.in_channels} input "
-            f"channels); choose a checkpoint with {spec.vae.latent_channels}"
-        )
     sampler, schedule = resolve(request.sampling.sampler, request.sampling.schedule)
-    levels = sd_noise_levels(zero_snr=spec.zero_terminal_snr)
-    calls = request.sampling.steps * sampler.calls_per_step
+    levels = models.levels
+    script = _script(request, models, sampler, calls_before)
+    relief = None
+    if refiner is not None:
+        timestep = len(levels) - 1 - len(levels) * request.refiner.switch_at
+        at_sigma = float(levels.sigma(torch.tensor(timestep))) if timestep >= 0 else 0.0
+        relief = Relief(
+            models=refiner, script=_script(request, refiner, sampler, calls_before), at_sigma=at_sigma
+        )
     return Pass(
         number=number,
         request=request,
         models=models,
-        script=models.reader.read(
-            request.prompt,
-            calls,
-            0 if sampler.uses_uncond else request.sampling.guidance,  # 0 needs the negative prompt, too
-            calls_before=calls_before,
-        ),
+        script=script,
         sampler=sampler,
         levels=levels,
         sigmas=trajectory(
@@ -221,6 +283,21 @@ def _pass(
             solver=request.solver,
         ),
         shape=latent_shape(spec, request.canvas.width or 0, request.canvas.height or 0),
+        relief=relief,
+    )
+
+
+def _script(request: Request, models: Models, sampler: SamplerSpec, calls_before: int) -> Script:
+    """Read the prompts for a checkpoint that is to see them. Raises RequestError: it must see more."""
+    require_pictures(models.spec, request, models.name)
+    scale = request.sampling.guidance
+    if kind_of(models.spec) == "edit" and scale == 1:
+        scale = request.sampling.image_guidance  # wants the negative prompt on its own account
+    return models.reader.read(
+        request.prompt,
+        request.sampling.steps * sampler.calls_per_step,
+        0 if sampler.uses_uncond else scale,  # 0 needs the negative prompt, too
+        calls_before=calls_before,
     )
 
 
