@@ -1,4 +1,4 @@
-"""Say what is in a picture: which of the first model's concepts, which style, which background colour.
+"""Say what is in a picture: which of the model's concepts, which style, which background colour.
 
     python -m benchmarks.judge --data DIR        trains the judge once, then prints its own accuracy
 
@@ -35,12 +35,12 @@ from recipes.mini.compose import STYLES, Pixels, Row, Sprites, compose, load
 
 Floats = NDArray[np.float32]
 
-VIEWS = {STYLES[0]: 16} | dict.fromkeys(STYLES[1:], 10)  # renderings a sprite is fitted on
-TEST_VIEWS = 2
+VIEWS = {STYLES[0]: 8} | dict.fromkeys(STYLES[1:], 6)  # renderings a sprite is fitted on
+TEST_VIEWS = 1
 EPOCHS, BATCH, RATE, DECAY, SMOOTHING = 30, 256, 2e-3, 0.05, 0.1
 BORDER = 4  # pixels of 128
 HERO, UNSEEN = STYLES[0], "noto"  # the style judged most; a style for one more test of the fit
-VERSION = 2  # raise when the heads would come out different; names the cache
+VERSION = 3  # raise when the heads would come out different; names the cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +253,7 @@ def look(
 
 
 def train(network: mobilenet.MobileNetV2, sprites: Sprites, seed: int = 7) -> Judge:
-    """Fit the heads on renderings of the first model's concepts and measure them on other renderings."""
+    """Fit the heads on renderings of the model's concepts and measure them on other renderings."""
     by_style = {style: sprites.select(styles=[style], mini=True) for style in STYLES}
     seen = [
         look(network, sprites, rows, VIEWS[style], spoil=0.75, seed=seed + k)
@@ -308,7 +308,7 @@ def load_judge(sprites: Sprites, cache: Path | None = None) -> Judge:
     """Give the judge for a data set, from the cache or trained now (minutes on one core).
 
     Args:
-        sprites: the data set whose first-model concepts are judged.
+        sprites: the data set whose drawn concepts are judged.
         cache: folder for the ImageNet weights and the fitted heads; None = `default_cache()`.
     """
     cache = cache or default_cache()

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,61 +7,89 @@ import pytest
 from benchmarks import quality
 from benchmarks.judge import Verdict
 from recipes.mini.colours import COLOURS
-from recipes.mini.compose import STYLES, Sprites
+from recipes.mini.compose import Sprites, compose
 from sfumato.pipeline.shelf import ModelShelf
 from sfumato.types import ModelChoice, Sampling
 
-
-def test_psnr_of_a_constant_error_has_its_closed_form() -> None:
-    wanted = np.full((2, 8, 8, 3), 100, np.uint8)
-    images = wanted + np.array([1, 16], np.uint8)[:, None, None, None]
-    np.testing.assert_allclose(quality.psnr(images, wanted), 20 * np.log10([255, 255 / 16]))
+NAMES = ("cat", "dog", "owl", "fox", "bee")
 
 
-def test_chroma_error_ignores_lightness_and_sees_hue() -> None:
-    grey, light = (np.full((1, 4, 4, 3), level, np.uint8) for level in (80, 200))
-    assert quality.chroma_error(grey, light)[0] < 0.05
-    red, green = (np.full((1, 4, 4, 3), colour, np.uint8) for colour in ([200, 0, 0], [0, 200, 0]))
-    assert quality.chroma_error(red, green)[0] > 100
+def judged(*names: str, style: str = "3d", background: str = "white") -> Verdict:
+    several = (*names, *NAMES)[:5]
+    return Verdict(concepts=several, blind=several[::-1], style=style, background=background)
+
+
+def asked(*names: str, **fields: str) -> quality.Wanted:
+    return quality.Wanted(prompt="", concepts=frozenset(names), **fields)
 
 
 def test_rates_are_shares_of_what_was_wanted() -> None:
-    names = ("cat", "dog", "owl", "fox", "bee")
-    verdict = Verdict(concepts=names, blind=names[::-1], style="3d", background="white")
-    wanted = [
-        quality.Wanted(prompt="", concept="cat", style="3d", background="white"),
-        quality.Wanted(prompt="", concept="fox", style="flat", background="red"),
-    ]
-    found = quality.hit_rates([verdict, verdict], wanted)
+    wanted = [asked("cat"), asked("fox", "ant", style="flat", background="red")]
+    found = quality.hit_rates([judged(), judged()], wanted)
     assert found["concept_top1"] == found["style"] == found["background"] == 0.5
     assert found["concept_top5"] == found["blind_top5"] == 1
     assert found["blind_top1"] == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "verdict", "beside", "right"),
+    [
+        ("concepts", judged("cat"), judged(), True),
+        ("concepts", judged("dog"), judged(), False),
+        ("unseen-words", judged("dog"), judged(), True),  # among five
+        ("unseen-words", Verdict(concepts=("ant",), blind=(), style="", background=""), judged(), False),
+        ("backgrounds", judged("dog", background="blue"), judged(), True),
+        ("unseen-background", judged("cat"), judged(), False),
+        ("unseen-layout", judged("owl"), judged("house"), True),
+        ("unseen-layout", judged("house"), judged("owl"), False),  # the other way round
+        ("unseen-colour", judged("dog"), judged(), True),
+    ],
+)
+def test_each_list_is_marked_by_what_it_is_about(
+    name: str, verdict: Verdict, beside: Verdict, right: bool, sprites: Sprites
+) -> None:
+    wanted = asked("cat", background="blue", colour="red", second="house", position="above")
+    drawn = quality.Drawn(
+        wanted=[wanted],
+        pictures=[compose(sprites.pixels[0], COLOURS["white"])],  # a red disc
+        features=np.zeros((1, quality.LAST_LAYER), np.float32),
+        verdicts=[verdict],
+        beside=[beside],
+    )
+    if verdict.concepts[0] == "house":
+        drawn = replace(drawn, verdicts=[Verdict(concepts=("house",), blind=(), style="", background="")])
+    assert quality.marks(name, drawn) == [right]
+
+
 def test_prompts_read_naturally_and_keep_to_their_list(sprites: Sprites) -> None:
     concepts = quality.concept_prompts(sprites)
-    assert [w.concept for w in concepts] == list(sprites.mini)
-    prompts = {w.prompt for w in concepts}
-    assert {"a slice of pizza, 3d", "an apple, 3d", "bread, 3d", "a unicorn, 3d"} <= prompts
+    assert [set(w.concepts) for w in concepts] == [{name} for name in sprites.mini]
+    assert len({w.style for w in concepts}) >= 3
+    assert not {(c, w.style) for w in concepts for c in w.concepts} & sprites.heldout_styles
+    prompts = {w.prompt for w in quality.first_prompts(sprites)}
+    assert prompts >= {"a slice of pizza, 3d", "an apple, 3d", "bread, 3d"}
+    assert "a unicorn, 3d" not in prompts  # came later
     unseen = quality.unseen_prompts(sprites)
-    assert {(w.concept, w.style) for w in unseen["concept_style"]} == sprites.heldout_styles
-    assert {(w.concept, w.background) for w in unseen["concept_background"]} == sprites.heldout_backgrounds
-    assert all(w.style in STYLES for each in unseen.values() for w in each)
+    found = {name: {(*w.concepts, w.style, w.background, w.colour) for w in unseen[name]} for name in unseen}
+    assert {(c, s) for c, s, _, _ in found["unseen-style"]} == sprites.heldout_styles
+    assert {(c, b) for c, _, b, _ in found["unseen-background"]} == sprites.heldout_backgrounds
+    assert {(c, o) for c, _, _, o in found["unseen-colour"]} == sprites.heldout_colours
+    texts = {w.prompt for wanted in unseen.values() for w in wanted}
+    assert texts >= {"a purple apple, 3d", "blue bread, 3d", "a loaf, 3d", "a king's unicorn, 3d"}
+    assert texts >= {"an apple left of a cat, 3d", "bread right of an hourglass, 3d"}
+
+
+def test_a_list_is_thinned_evenly_and_each_prompt_stands_for_every_seed(sprites: Sprites) -> None:
+    wanted = quality.concept_prompts(sprites)
+    assert quality.repeated(wanted, None, 1) == wanted
+    assert quality.repeated(wanted, 3, 2) == [w for w in wanted[::2] for _ in range(2)]
 
 
 def test_background_prompts_leave_out_the_unseen(sprites: Sprites, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "PER_COLOUR", 4)
     wanted = quality.background_prompts(sprites)
     assert [w.background for w in wanted] == [colour for colour in COLOURS for _ in range(4)]
-    assert not {(w.concept, w.background) for w in wanted} & sprites.heldout_backgrounds
-
-
-def test_a_sheet_marks_what_was_missed() -> None:
-    pictures = [np.full((16, 16, 3), 128, np.uint8)] * 3
-    image = quality.sheet(pictures, [True, False, True], columns=2, side=16)
-    assert image.size == (40, 40)
-    assert image.getpixel((24, 17)) == (255, 0, 0)
-    assert image.getpixel((4, 17)) == (255, 255, 255)
+    assert not {(c, w.background) for w in wanted for c in w.concepts} & sprites.heldout_backgrounds
 
 
 @pytest.mark.parametrize("sampler", ["DPM++ 2M", "Euler a"])
