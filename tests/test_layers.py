@@ -28,6 +28,7 @@ LEVELS = {
 HOMES = {
     "gradio": {"ui"},
     "fastapi": {"server"},
+    "starlette": {"server"},
     "safetensors": {"weights"},
     "typer": {"cli"},
     "dbos": {"app"},

@@ -26,6 +26,7 @@ from sfumato.cli_options import (
     with_request,
     with_settings,
 )
+from sfumato.cli_serve import serve
 from sfumato.cli_upscale import upscale
 from sfumato.errors import RequestError, SfumatoError, WeightsError
 
@@ -42,6 +43,7 @@ app.add_typer(models_app, name="models")
 cli_files.add_commands(app)
 app.command()(img2img)
 app.command()(upscale)
+app.command()(serve)
 cli_scripts.add_commands(app)
 cli_merge.add_commands(models_app)
 

@@ -223,7 +223,20 @@ def _assignments(name: str, given: object) -> dict[str, Any]:
     if name in request_fields():
         return {name: convert(name, given)}
     check_name(name)
-    foreign = API_NAMES[name]
+    return assigned(API_NAMES[name], name, given)
+
+
+def assigned(foreign: Name, name: str, given: object) -> dict[str, Any]:
+    """What a foreign name sets, by dotted name.
+
+    Args:
+        foreign: what the name means.
+        name: as it is known, for errors.
+        given: its value.
+
+    Raises:
+        RequestError: the value is of another type, or none of the choices.
+    """
     if foreign.none is not None and str(given) == str(foreign.none):
         return {field: value(Request(), field) for field in foreign.fields}
     if isinstance(given, str) and foreign.words:

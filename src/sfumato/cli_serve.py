@@ -1,0 +1,52 @@
+"""`sfumato serve`: the engine, and the server in front of it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sfumato.cli_options import Options, with_server
+
+if TYPE_CHECKING:
+    from sfumato.app.engine import Engine
+
+Host = Annotated[str, typer.Option(help="Address to listen at.")]
+Port = Annotated[int, typer.Option(help="Port to listen at; 0 = any that is free.", min=0, max=65535)]
+Grace = Annotated[float, typer.Option(help="Seconds that a running job has when the server stops.", min=0)]
+
+
+@with_server
+def serve(options: Options, host: Host = "127.0.0.1", port: Port = 7860, grace: Grace = 30.0) -> None:
+    """Serve AUTOMATIC1111's API. SIGTERM or Ctrl-C ends it when the running job is done, a second at once."""
+    import uvicorn
+
+    from sfumato.app.engine import Engine
+    from sfumato.server.app import create_app
+    from sfumato.server.desk import Leaving
+    from sfumato.server.serving import Server
+
+    engine = Engine(options.settings())
+    leaving = Leaving()
+    try:
+        engine.start()
+        app = create_app(engine, leaving)
+        config = uvicorn.Config(
+            app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(grace) + 5
+        )
+        threading.Thread(target=_warm, args=(engine,), daemon=True, name="warm").start()
+        Server(config, leaving, grace, say=typer.echo).run()
+    finally:
+        engine.close(leaving.left if leaving.now else 0.0)
+
+
+def _warm(engine: Engine) -> None:
+    """Load what requests that name no checkpoint need; what is wrong with it, the first of them will say."""
+    from contextlib import suppress
+
+    from sfumato.errors import SfumatoError
+    from sfumato.types import ModelChoice
+
+    with suppress(SfumatoError):
+        engine.shelf.load(ModelChoice())

@@ -1,0 +1,60 @@
+"""The server: routes around one engine. Nothing here makes pictures; it asks the engine and waits."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sfumato import __version__
+from sfumato.app.engine import Engine
+from sfumato.server import sdapi
+from sfumato.server.desk import Desk, Leaving
+from sfumato.server.errors import SafeJSONResponse, add_handlers
+from sfumato.server.options import OptionStore
+
+
+def create_app(engine: Engine, leaving: Leaving | None = None) -> FastAPI:
+    """The server of an engine that is started and closed by whoever made it.
+
+    Args:
+        engine: what makes the pictures.
+        leaving: tells when the server is about to stop; None = it never is.
+
+    Raises:
+        OutputError: the file of settings in its data folder is damaged.
+    """
+    app = FastAPI(
+        title="Sfumato", version=__version__, default_response_class=SafeJSONResponse, redirect_slashes=False
+    )
+    app.state.engine = engine
+    app.state.desk = Desk(
+        engine=engine,
+        options=OptionStore(engine.settings.data / "options.json"),
+        leaving=leaving or Leaving(),
+    )
+    add_handlers(app, engine.settings)
+    app.include_router(sdapi.router)
+    app.add_middleware(Timed)
+    return app
+
+
+class Timed:
+    """Says in every answer how long it took."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Stand in front of `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on, and add a header where the answer begins."""
+        began = time.perf_counter()
+
+        async def timed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                took = f"{time.perf_counter() - began:.4f}".encode("ascii")
+                message["headers"] = [*message.get("headers", ()), (b"x-process-time", took)]
+            await send(message)
+
+        await self._app(scope, receive, timed if scope["type"] == "http" else send)

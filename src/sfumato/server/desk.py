@@ -1,0 +1,133 @@
+"""What the routes share: the engine, the owners' settings, names of tasks, and what to do at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Depends, HTTPException, Request
+
+from sfumato.app.engine import Engine
+from sfumato.app.jobs import Job
+from sfumato.pipeline.models import embedded_model
+from sfumato.server.options import OptionStore
+from sfumato.text.styles import Style, find_styles
+from sfumato.weights import store
+
+WAITERS = 512  # requests that wait for their pictures at once; more wait for their turn to wait
+TASKS = 2000  # names of tasks that are remembered
+LOOK = 0.5  # seconds between two looks at whether the server is leaving
+
+
+class Leaving:
+    """Whether the server is about to stop, and until when it waits for what runs."""
+
+    def __init__(self) -> None:
+        """Not yet."""
+        self._until: float | None = None
+        self._lock = threading.Lock()
+
+    def begin(self, grace: float) -> None:
+        """Wait for what runs, for `grace` seconds at most; the earliest end counts."""
+        with self._lock:
+            until = time.monotonic() + grace
+            self._until = until if self._until is None else min(self._until, until)
+
+    @property
+    def now(self) -> bool:
+        """Whether the server is about to stop."""
+        return self._until is not None
+
+    @property
+    def left(self) -> float:
+        """Seconds that what runs still has."""
+        return max(0.0, self._until - time.monotonic()) if self._until is not None else float("inf")
+
+
+@dataclass(kw_only=True, eq=False)
+class Desk:
+    """One for each app."""
+
+    engine: Engine
+    options: OptionStore
+    leaving: Leaving = field(default_factory=Leaving)
+    waiters: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(WAITERS, thread_name_prefix="waiter")
+    )
+    _tasks: OrderedDict[tuple[str, str], str] = field(default_factory=OrderedDict)
+
+    def name_task(self, owner: str, task: str, job_id: str) -> None:
+        """Remember what a client calls a job."""
+        self._tasks[owner, task] = job_id
+        while len(self._tasks) > TASKS:
+            self._tasks.popitem(last=False)
+
+    def task(self, owner: str, task: str) -> str | None:
+        """The job that an owner calls so."""
+        return self._tasks.get((owner, task))
+
+    def tasks(self, owner: str) -> dict[str, str]:
+        """Names by job."""
+        return {job_id: task for (mine, task), job_id in self._tasks.items() if mine == owner}
+
+    async def ended(self, job_id: str) -> Job:
+        """Wait for a job without keeping others waiting.
+
+        Raises HTTPException: 503, the server stops before the job is done; it will be made after the start.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.waiters, self._ended, job_id)
+
+    def _ended(self, job_id: str) -> Job:
+        while True:
+            job = self.engine.wait(job_id, LOOK)
+            if job.ended:
+                return job
+            if self.leaving.now and (job.state == "queued" or not self.leaving.left):
+                raise HTTPException(
+                    503, f"the server is stopping; job {job_id} is kept and made when it starts again"
+                )
+
+    def running(self, owner: str) -> Job | None:
+        """The owner's job that runs."""
+        return next(iter(self.engine.jobs(owner=owner, states=["running"], limit=1)), None)
+
+    def styles(self) -> dict[str, Style]:
+        """Those there are, by name."""
+        return find_styles(self.engine.settings.styles)
+
+    def checkpoint(self, name: str) -> str:
+        """The name by which the shelf knows a checkpoint that a client names.
+
+        Raises ModelNotFoundError: there is none.
+        """
+        bare = name.partition(" [")[0].removesuffix(".safetensors")
+        if bare == store.EMBEDDED:
+            return store.EMBEDDED
+        self.engine.shelf.find(name)
+        return name
+
+    def default_checkpoint(self) -> str:
+        """The name of the checkpoint of requests that name none."""
+        return self.engine.settings.checkpoint or embedded_model().stem
+
+
+def owner_of(request: Request) -> str:
+    """Who asks, as the guard says."""
+    return str(getattr(request.state, "owner", "local"))
+
+
+def desk_of(request: Request) -> Desk:
+    """What the routes share."""
+    desk: Any = request.app.state.desk
+    assert isinstance(desk, Desk)
+    return desk
+
+
+Here = Annotated[Desk, Depends(desk_of)]
+Owner = Annotated[str, Depends(owner_of)]

@@ -1,0 +1,59 @@
+"""Pictures in JSON: base64 or data URIs in, base64 out. Nothing is fetched."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+
+from PIL import Image
+
+from sfumato.errors import RequestError
+from sfumato.pipeline import images
+from sfumato.pipeline.source import read_picture
+
+MAX_TEXT = 128 * 2**20  # characters of one picture
+_URL = re.compile(r"\s*(https?|ftp|file)://", re.IGNORECASE)
+
+
+def read(text: str, name: str = "image") -> Image.Image:
+    """The picture in a field. Raises RequestError, OutputError: see `data_of` and `images.open_image`."""
+    return read_picture(images.open_image(data_of(text, name)))
+
+
+def texts(text: str, name: str = "image") -> Mapping[str, str]:
+    """The texts in a field's picture. Raises as `read` does."""
+    return images.read_texts(data_of(text, name))
+
+
+def data_of(text: str, name: str = "image") -> bytes:
+    """The bytes of a field.
+
+    Args:
+        text: base64, or a data URI.
+        name: of the field, for errors.
+
+    Raises:
+        RequestError: an address, no base64, or too long.
+    """
+    if _URL.match(text):
+        raise RequestError(f"{name}: addresses are not fetched; send the picture itself, as base64")
+    if len(text) > MAX_TEXT:
+        raise RequestError(f"{name}: {len(text):,} characters; at most {MAX_TEXT:,} are read")
+    if text.lstrip()[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not comma or not head.rstrip().lower().endswith(";base64"):
+            raise RequestError(f"{name}: a data URI that is not of the form data:image/png;base64,…")
+    packed = "".join(text.split())
+    if not packed:
+        raise RequestError(f"{name}: empty; expected a picture as base64")
+    try:
+        return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(f"{name}: not base64: {error}") from error
+
+
+def write(data: bytes) -> str:
+    """A file's bytes as base64."""
+    return base64.b64encode(data).decode("ascii")
