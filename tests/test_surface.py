@@ -274,6 +274,7 @@ def test_commands_and_their_options() -> None:
             "show",
             *with_prompt,
         ],
+        "depth": ["image", "right", "model", "output"],
         "upscale": [
             "pictures",
             "upscaler",

@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sfumato import __version__, cli_files, cli_merge, cli_scripts
+from sfumato.cli_depth import depth
 from sfumato.cli_img2img import img2img
 from sfumato.cli_options import (
     FolderPattern,
@@ -44,6 +45,7 @@ cli_files.add_commands(app)
 app.command()(img2img)
 app.command()(upscale)
 app.command()(serve)
+app.command()(depth)
 cli_scripts.add_commands(app)
 cli_merge.add_commands(models_app)
 
