@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sfumato.app.engine import Engine
 from sfumato.app.settings import Settings
@@ -30,5 +31,20 @@ def engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> I
 
 @pytest.fixture(scope="module")
 def client(engine: Engine) -> Iterator[TestClient]:
-    with TestClient(create_app(engine), raise_server_exceptions=False) as client:
+    app = create_app(engine)
+    app.add_middleware(Owners)
+    with TestClient(app, raise_server_exceptions=False) as client:
         yield client
+
+
+class Owners:
+    """Stands for the guard: says who asks."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            owner = dict(scope["headers"]).get(b"x-test-owner", b"local").decode()
+            scope.setdefault("state", {})["owner"] = owner
+        await self._app(scope, receive, send)

@@ -168,7 +168,7 @@ class Engine:
             raise RequestError(f"priority={priority} is outside -10 to 10")
         if self._closing.is_set():
             raise QueueFullError("the server is shutting down; try again in a minute", retry_after=60)
-        if self._table.tally(["queued"]) >= self.settings.queue_limit:
+        if self.waiting() >= self.settings.queue_limit:
             wait = max(1.0, self._seconds(self._table.waiting_units()) / 10)
             raise QueueFullError(
                 f"{self.settings.queue_limit} jobs wait already; come back in {wait:.0f} s", retry_after=wait
@@ -204,6 +204,10 @@ class Engine:
     ) -> list[Job]:
         """A page of jobs, the newest first; see `JobTable.page`."""
         return self._table.page(owner=owner, states=states, before=before, limit=limit)
+
+    def waiting(self) -> int:
+        """How many jobs wait."""
+        return self._table.tally(["queued"])
 
     def progress(self, job_id: str) -> Progress | None:
         """How far a running job is; None where it does not run in this process."""

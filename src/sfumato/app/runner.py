@@ -156,7 +156,7 @@ class Runner:
             preview=old.preview if old else None,
         )
         if isinstance(event, StepInfo):
-            if old is None or time.monotonic() - self._shown >= PREVIEW_EVERY:
+            if old is None or old.preview is None or time.monotonic() - self._shown >= PREVIEW_EVERY:
                 progress = replace(progress, preview=self._preview(job).jpeg(event.latents[0]))
                 self._shown = time.monotonic()
             progress = replace(

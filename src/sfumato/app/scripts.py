@@ -15,11 +15,12 @@ from PIL.Image import Image
 
 from sfumato.app.jobs import Script
 from sfumato.errors import RequestError
+from sfumato.pipeline.faces import restore_faces
 from sfumato.pipeline.generate import generate, prepare
 from sfumato.pipeline.postprocess import Enlarged, Enlargement, enlarge_image
 from sfumato.pipeline.scripts import loopback, prompt_matrix, prompts_file, sd_upscale, xyz
 from sfumato.pipeline.scripts.axes import parse_axis
-from sfumato.pipeline.scripts.work import Event, Sheet
+from sfumato.pipeline.scripts.work import Event, Sheet, with_parameters
 from sfumato.pipeline.shelf import ModelShelf
 from sfumato.pipeline.source import read_picture
 from sfumato.pipeline.upscale import upscale_image
@@ -131,6 +132,20 @@ def _sd_upscale(bench: Bench, request: Request, **given: Any) -> Making:
     return _pieces(sd_upscale.run(tiling, request, bench.make, enlarge), results=False, grids=False)
 
 
+def _faces(bench: Bench, request: Request, restorer: str, weight: float = 0.5) -> Making:
+    """Make the request's pictures and restore the faces in them."""
+    network = bench.shelf.upscalers.load_face_restorer(restorer)
+    for event in bench.make(request):
+        if isinstance(event, StepInfo):
+            yield event
+            continue
+        yield Piece(
+            image=restore_faces(event.image, network, weight),
+            infotext=with_parameters(event.infotext, [("Face restoration", restorer)]),
+            seed=event.request.canvas.seed,
+        )
+
+
 def _extras(bench: Bench, request: Request, infotext: str = "", **given: Any) -> Making:
     """Enlarge the request's source; nothing else of the request counts."""
     enlargement = Enlargement(**given)
@@ -151,6 +166,7 @@ SCRIPTS: Mapping[str, Callable[..., Making]] = MappingProxyType(
         "x/y/z plot": _plot,
         "loopback": _loopback,
         "sd upscale": _sd_upscale,
+        "faces": _faces,
         "extras": _extras,
     }
 )

@@ -59,13 +59,20 @@ def load_face_restorer(name: str, folder: Path, *, device: torch.device) -> Face
         ModelNotFoundError: its file or the detector is not here.
         WeightsError: its file is broken or something else.
     """
+    path = find_restorer(name, folder)
+    if path is None:
+        place = folder / RESTORERS[name]
+        raise ModelNotFoundError(f"{name} is not here: put its file ({name}….pth) into {place}")
+    network = load_restorer(path, device=device)
+    return FaceRestorer(name=name, network=network, detector=load_detector(device), device=device)
+
+
+def find_restorer(name: str, folder: Path) -> Path | None:
+    """The file of GFPGAN or CodeFormer in the models folder, of several versions the newest; None = none."""
     place = folder / RESTORERS[name]
     files = sorted(place.iterdir()) if place.is_dir() else []
     found = [path for path in files if path.suffix.lower() in ENDINGS and name.lower() in path.stem.lower()]
-    if not found:
-        raise ModelNotFoundError(f"{name} is not here: put its file ({name}….pth) into {place}")
-    network = load_restorer(found[-1], device=device)  # of several versions the newest
-    return FaceRestorer(name=name, network=network, detector=load_detector(device), device=device)
+    return found[-1] if found else None
 
 
 def restore_faces(image: Image.Image, restorer: FaceRestorer, weight: float = 0.5) -> Image.Image:

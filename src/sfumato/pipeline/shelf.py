@@ -77,6 +77,11 @@ class ModelShelf:
             return find_checkpoint(self._default, self.folder)
         return find_checkpoint(checkpoint, self.folder, paths=self._paths)
 
+    def hashes(self) -> dict[Path, str]:
+        """SHA-256 of the checkpoints that are loaded, by file."""
+        with self._loading:
+            return {path: models.sha256 for (path, _, _), models in self._kept.items()}
+
     def clear(self) -> None:
         """Put everything away."""
         with self._loading:

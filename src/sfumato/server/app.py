@@ -9,7 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sfumato import __version__
 from sfumato.app.engine import Engine
-from sfumato.server import sdapi
+from sfumato.server import internal, sdapi, sdapi_lists
+from sfumato.server.catalogue import Catalogue
 from sfumato.server.desk import Desk, Leaving
 from sfumato.server.errors import SafeJSONResponse, add_handlers
 from sfumato.server.options import OptionStore
@@ -32,10 +33,12 @@ def create_app(engine: Engine, leaving: Leaving | None = None) -> FastAPI:
     app.state.desk = Desk(
         engine=engine,
         options=OptionStore(engine.settings.data / "options.json"),
+        catalogue=Catalogue(engine.shelf),
         leaving=leaving or Leaving(),
     )
     add_handlers(app, engine.settings)
-    app.include_router(sdapi.router)
+    for each in (sdapi, sdapi_lists, internal):
+        app.include_router(each.router)
     app.add_middleware(Timed)
     return app
 

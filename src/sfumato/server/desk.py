@@ -14,10 +14,10 @@ from fastapi import Depends, HTTPException, Request
 
 from sfumato.app.engine import Engine
 from sfumato.app.jobs import Job
-from sfumato.pipeline.models import embedded_model
+from sfumato.pipeline.faces import RESTORERS, find_restorer
+from sfumato.server.catalogue import Catalogue
 from sfumato.server.options import OptionStore
 from sfumato.text.styles import Style, find_styles
-from sfumato.weights import store
 
 WAITERS = 512  # requests that wait for their pictures at once; more wait for their turn to wait
 TASKS = 2000  # names of tasks that are remembered
@@ -55,6 +55,7 @@ class Desk:
 
     engine: Engine
     options: OptionStore
+    catalogue: Catalogue
     leaving: Leaving = field(default_factory=Leaving)
     waiters: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(WAITERS, thread_name_prefix="waiter")
@@ -97,24 +98,14 @@ class Desk:
         """The owner's job that runs."""
         return next(iter(self.engine.jobs(owner=owner, states=["running"], limit=1)), None)
 
+    def restorers(self) -> tuple[str, ...]:
+        """What restores faces, as far as it is here."""
+        folder = self.engine.settings.models
+        return tuple(name for name in RESTORERS if find_restorer(name, folder))
+
     def styles(self) -> dict[str, Style]:
         """Those there are, by name."""
         return find_styles(self.engine.settings.styles)
-
-    def checkpoint(self, name: str) -> str:
-        """The name by which the shelf knows a checkpoint that a client names.
-
-        Raises ModelNotFoundError: there is none.
-        """
-        bare = name.partition(" [")[0].removesuffix(".safetensors")
-        if bare == store.EMBEDDED:
-            return store.EMBEDDED
-        self.engine.shelf.find(name)
-        return name
-
-    def default_checkpoint(self) -> str:
-        """The name of the checkpoint of requests that name none."""
-        return self.engine.settings.checkpoint or embedded_model().stem
 
 
 def owner_of(request: Request) -> str:

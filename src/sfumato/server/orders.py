@@ -16,7 +16,7 @@ from sfumato.pipeline import metadata
 from sfumato.pipeline.infotext import Infotext, parse
 from sfumato.pipeline.scripts import fields
 from sfumato.server import pictures, scripts
-from sfumato.server.options import checked, values_of
+from sfumato.server.options import DEFAULTS, checked, values_of
 from sfumato.server.schemas import BESIDE, ExtrasBody, GenerationBody, Img2ImgBody, Txt2ImgBody
 from sfumato.text.styles import Style
 from sfumato.types import MAX_SEED, Request
@@ -62,13 +62,14 @@ class House:
 
     options: Mapping[str, Any]  # those that are not at their defaults
     styles: Mapping[str, Style]
+    restorers: tuple[str, ...]  # of faces
     checkpoint: Callable[[str], str | None]  # the name a shelf knows; raises ModelNotFoundError
 
 
 def txt2img(body: Txt2ImgBody, house: House) -> Order:
     """Text to image. Raises RequestError, PromptError, ModelNotFoundError: what is wrong with it."""
     request = _request(body, house, pictures_={})
-    return Order(requests=(request,), script=scripts.script_of(body, request, img2img=False))
+    return Order(requests=(request,), script=_script(body, request, house, img2img=False))
 
 
 def img2img(body: Img2ImgBody, house: House) -> Order:
@@ -88,7 +89,7 @@ def img2img(body: Img2ImgBody, house: House) -> Order:
             seed = (request.canvas.seed + number) % (MAX_SEED + 1)
             request = replace(request, canvas=replace(request.canvas, seed=seed))
         requests.append(scripts.outpainted(body, request))
-    return Order(requests=tuple(requests), script=scripts.script_of(body, requests[0], img2img=True))
+    return Order(requests=tuple(requests), script=_script(body, requests[0], house, img2img=True))
 
 
 def extras(body: ExtrasBody, image: Image, infotext: str) -> Order:
@@ -111,16 +112,28 @@ def extras(body: ExtrasBody, image: Image, infotext: str) -> Order:
     return Order(requests=(request,), script=Script(name="extras", arguments=arguments))
 
 
+def _script(body: GenerationBody, request: Request, house: House, *, img2img: bool) -> Script | None:
+    """The script that is named; without one, that which restores faces, if they are to be and it is here."""
+    script = scripts.script_of(body, request, img2img=img2img)
+    settings = {**DEFAULTS, **house.options, **checked(body.override_settings or {})}
+    wanted = settings["face_restoration"] if body.restore_faces is None else body.restore_faces
+    restorer = settings["face_restoration_model"]
+    if script is None and wanted and restorer in house.restorers:
+        weight = settings["code_former_weight"]
+        return Script(name="faces", arguments={"restorer": restorer, "weight": weight})
+    return script
+
+
 def _request(body: GenerationBody, house: House, pictures_: Mapping[str, Image]) -> Request:
     info = parse(body.infotext) if body.infotext else None
     base = Request() if info is None else _told(info)
     row = _row(body, info)
     sampler = str(row.get("sampler_name") or row.get("sampler_index") or base.sampling.sampler)
     settings = {**house.options, **checked(body.override_settings or {})}
-    for name in ("sd_model_checkpoint", "refiner_checkpoint", "hr_checkpoint_name"):
-        where = settings if name in settings else row
-        if where.get(name):
-            where[name] = house.checkpoint(str(where[name]))
+    if settings.get("sd_model_checkpoint"):
+        settings["sd_model_checkpoint"] = house.checkpoint(settings["sd_model_checkpoint"])
+    for name in {"refiner_checkpoint", "hr_checkpoint_name"} & set(row):
+        row[name] = house.checkpoint(row[name])
     if settings.get("sd_vae") in SAME:
         settings.pop("sd_vae", None)
     base = fields.with_values(base, values_of(settings, sampler))

@@ -158,7 +158,12 @@ def skip(desk: Here, owner: Owner) -> None:
 
 
 def _house(desk: Desk, owner: str) -> orders.House:
-    return orders.House(options=desk.options.changed(owner), styles=desk.styles(), checkpoint=desk.checkpoint)
+    return orders.House(
+        options=desk.options.changed(owner),
+        styles=desk.styles(),
+        restorers=desk.restorers(),
+        checkpoint=desk.catalogue.name,
+    )
 
 
 async def _made(desk: Desk, owner: str, order: orders.Order, body: GenerationBody, kind: str) -> list[Job]:

@@ -1,0 +1,104 @@
+"""Tasks by name, previews beside models, and who may see what."""
+
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from sfumato.app.engine import Engine
+from sfumato.types import Canvas, Request, Sampling
+
+LONG = Request(sampling=Sampling(steps=900), canvas=Canvas(seed=1, width=64, height=64))
+
+
+@pytest.fixture
+def running(engine: Engine) -> Iterator[str]:
+    """A job that runs, and one that waits behind it."""
+    job = engine.submit(LONG)
+    for event in engine.watch(job.id, every=0):
+        if event.kind == "progress" and event.progress and event.progress.step:
+            break
+    yield job.id
+    for each in engine.jobs(states=["running", "queued"]):
+        engine.cancel(each.id)
+        engine.wait(each.id, 60)
+
+
+def test_a_named_task_is_followed_to_its_end(client: TestClient, engine: Engine) -> None:
+    body = {"steps": 2, "width": 32, "height": 32, "force_task_id": "task(abc)"}
+    assert client.post("/sdapi/v1/txt2img", json=body).status_code == 200
+    told = client.post("/internal/progress", json={"id_task": "task(abc)"}).json()
+    assert (told["active"], told["queued"], told["completed"]) == (False, False, True)
+    unknown = client.post("/internal/progress", json={"id_task": "task(no such)"}).json()
+    assert (unknown["active"], unknown["queued"], unknown["completed"]) == (False, False, False)
+
+
+def test_a_running_job_tells_how_far_it_is(client: TestClient, engine: Engine, running: str) -> None:
+    waiting = engine.submit(LONG)
+    told = client.post("/internal/progress", json={"id_task": running}).json()
+    assert told["active"]
+    assert 0 < told["progress"] < 1
+    assert told["live_preview"].startswith("data:image/jpeg;base64,")
+    queued = client.post("/internal/progress", json={"id_task": waiting.id}).json()
+    assert (queued["queued"], queued["textinfo"]) == (True, "In queue: 1/1")
+    assert client.get("/internal/pending-tasks").json() == {"size": 2, "tasks": [running, waiting.id]}
+    progress = client.get("/sdapi/v1/progress").json()
+    assert 0 < progress["progress"] < 1
+    assert progress["eta_relative"] > 0
+    assert progress["state"]["sampling_steps"] == 900
+    assert progress["state"]["job_count"] == 2
+    assert progress["current_image"]
+    assert client.get("/sdapi/v1/progress?skip_current_image=true").json()["current_image"] is None
+
+
+def test_another_owner_sees_and_stops_nothing(client: TestClient, engine: Engine, running: str) -> None:
+    theirs = {"X-Test-Owner": "another"}
+    assert client.get("/sdapi/v1/progress", headers=theirs).json()["progress"] == 0
+    assert (
+        client.post("/internal/progress", json={"id_task": running}, headers=theirs).json()["active"] is False
+    )
+    assert client.get("/internal/pending-tasks", headers=theirs).json()["size"] == 0
+    assert client.post("/sdapi/v1/interrupt", headers=theirs).json() == {}
+    assert client.post("/sdapi/v1/skip", headers=theirs).json() is None
+    assert engine.job(running).state == "running"
+    assert client.post("/sdapi/v1/interrupt").json() == {}
+    assert engine.wait(running, 60).state == "cancelled"
+
+
+def test_interrupt_and_skip_of_nothing_do_nothing(client: TestClient) -> None:
+    for _ in range(2):
+        assert client.post("/sdapi/v1/interrupt").json() == {}
+        assert client.post("/sdapi/v1/skip").json() is None
+    idle = client.get("/sdapi/v1/progress").json()
+    assert (idle["progress"], idle["state"]["job_count"]) == (0, 0)
+
+
+def test_the_server_answers_a_ping_and_says_what_it_is(client: TestClient) -> None:
+    assert client.get("/internal/ping").json() == {}
+    told = client.get("/internal/sysinfo").json()
+    assert told["Device"] == "cpu"
+    download = client.get("/internal/sysinfo-download")
+    assert download.headers["content-disposition"].startswith("attachment")
+    assert client.get("/internal/quicksettings-hint").json()
+
+
+def test_a_model_shows_its_picture_and_its_header(client: TestClient, engine: Engine) -> None:
+    preview = engine.settings.models / "tiny.png"
+    assert client.get("/sd_extra_networks/thumb?filename=tiny").status_code == 404
+    Image.new("RGB", (4, 4), "red").save(preview)
+    try:
+        shown = client.get("/sd_extra_networks/thumb?filename=tiny")
+        assert (shown.status_code, shown.headers["content-type"]) == (200, "image/png")
+        assert shown.content == preview.read_bytes()
+    finally:
+        preview.unlink()
+    assert "sfumato" in client.get("/sd_extra_networks/metadata?item=tiny").json()["metadata"]
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../../etc/passwd", "..%2f..%2fetc", "", "no such", "tiny%00.png"]
+)
+def test_no_name_leads_out_of_the_models_folder(client: TestClient, name: str) -> None:
+    for route in ("thumb?filename=", "metadata?item="):
+        assert client.get(f"/sd_extra_networks/{route}{name}").status_code == 404
