@@ -28,7 +28,7 @@ def serve(options: Options, host: Host = "127.0.0.1", port: Port = 7860, grace: 
     from sfumato.server.serving import Server
 
     engine = Engine(options.settings())
-    leaving = Leaving()
+    leaving = Leaving(engine.drain)
     try:
         engine.start()
         app = create_app(engine, leaving)

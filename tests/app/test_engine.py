@@ -1,7 +1,6 @@
 """The engine: what is submitted is made once, in turn, and can be followed, stopped and found again."""
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -147,7 +146,10 @@ def test_a_damaged_database_is_refused_and_left_alone(settings: Settings) -> Non
 def test_what_waited_when_an_engine_closed_is_made_by_the_next(settings: Settings) -> None:
     with Engine(settings) as engine:
         jobs = [engine.submit(request(steps=300, seed=seed, batch_count=2)) for seed in range(2)]
-        threading.Event().wait(0.05)
+        for event in engine.watch(jobs[0].id, every=0):
+            if event.kind == "progress" and event.progress and event.progress.step:
+                break
+    assert engine.board.read(jobs[0].id) is None
     with Engine(settings) as engine:
         for job in jobs:
             ended = engine.wait(job.id, 120)

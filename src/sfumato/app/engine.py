@@ -24,7 +24,7 @@ from sfumato.app.board import Board
 from sfumato.app.codec import Inputs
 from sfumato.app.database import JobTable, Order, sqlite_url
 from sfumato.app.jobs import Event, Fault, Job, Progress, Script, State
-from sfumato.app.queue import DurableQueue
+from sfumato.app.queue import DurableQueue, Unfinished
 from sfumato.app.runner import Halt, Runner, StoppedError, sweep
 from sfumato.app.settings import Settings
 from sfumato.errors import (
@@ -110,6 +110,10 @@ class Engine:
         for job in self._table.unfinished():  # taken in, but not yet in the queue when the process ended
             self._enqueue(job.id)
 
+    def drain(self) -> None:
+        """Take nothing more in and begin nothing more; what runs goes on."""
+        self._closing.set()
+
     def close(self, grace: float = 0.0) -> None:
         """Take nothing more in, give the running job some time, and let go of everything.
 
@@ -118,7 +122,7 @@ class Engine:
         Args:
             grace: seconds.
         """
-        self._closing.set()
+        self.drain()
         with self._idle:
             if not self._idle.wait_for(lambda: self._busy is None, grace) and self._busy:
                 self._halts[self._busy] = "stop"
@@ -290,7 +294,9 @@ class Engine:
 
     def _work(self, job_id: str) -> str:
         """Make a job, called by the queue; how it ended."""
-        if self._closing.is_set() or not self._table.start(job_id, self._worker):
+        if self._closing.is_set():
+            raise Unfinished(job_id)
+        if not self._table.start(job_id, self._worker):
             return self._table.get(job_id).state
         job = self._table.get(job_id)
         with self._idle:
@@ -299,17 +305,17 @@ class Engine:
         began = time.perf_counter()
         try:
             state, fault, timings = self._made(job)
+            if state == "running":
+                raise Unfinished(job_id)
+            if job.script is None:
+                self._learn(job, time.perf_counter() - began)
+            self._table.end(job_id, state, fault=fault, timings=timings)
         finally:
             self._halts.pop(job_id, None)
             self.board.clear(job_id)
             with self._idle:
                 self._busy = None
                 self._idle.notify_all()
-        if state != "running":
-            if job.script is None:
-                self._learn(job, time.perf_counter() - began)
-            self._table.end(job_id, state, fault=fault, timings=timings)
-        self.board.touch()
         return state
 
     def _made(self, job: Job) -> tuple[State, Fault | None, dict[str, float]]:

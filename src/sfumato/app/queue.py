@@ -22,6 +22,10 @@ TURNS = 10**8  # turns that each priority has room for
 Work = Callable[[str], str]
 
 
+class Unfinished(BaseException):  # no error, and nothing may catch it as one
+    """Raised by the work on a job that is to be begun again by the next process."""
+
+
 class DurableQueue:
     """Runs jobs by their ids, one at a time in this process."""
 
@@ -30,8 +34,8 @@ class DurableQueue:
 
         Args:
             url: of the database.
-            work: makes the job of an id, and says how it ended. It is called again for the same job where
-                a process was killed in the midst of it.
+            work: makes the job of an id, and says how it ended; or raises Unfinished. It is called again for
+                the same job where a process was killed in the midst of it.
             worker: a name that this process keeps over restarts, and no other has.
             version: of the program; jobs are recovered by processes of the same version.
         """

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -27,8 +28,9 @@ LOOK = 0.5  # seconds between two looks at whether the server is leaving
 class Leaving:
     """Whether the server is about to stop, and until when it waits for what runs."""
 
-    def __init__(self) -> None:
-        """Not yet."""
+    def __init__(self, drain: Callable[[], object] = lambda: None) -> None:
+        """Not yet; `drain` is called when it begins."""
+        self._drain = drain
         self._until: float | None = None
         self._lock = threading.Lock()
 
@@ -37,6 +39,7 @@ class Leaving:
         with self._lock:
             until = time.monotonic() + grace
             self._until = until if self._until is None else min(self._until, until)
+        self._drain()
 
     @property
     def now(self) -> bool:

@@ -1,0 +1,86 @@
+"""`sfumato serve` as a process: it says where it is, answers at once, and leaves in order."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import requests
+
+TIMEOUT = 60
+
+
+@contextmanager
+def serving(folder: Path, checkpoint: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-c", "from sfumato.cli import main; main()", "serve", "--port", "0"]
+    command += ["--data", str(folder / "data"), "--output", str(folder / "outputs"), *options]
+    command += ["--models", str(checkpoint.parent), "--checkpoint", "tiny", "--dtype", "float32"]
+    environment = {**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, **pipes)  # type: ignore[call-overload]
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def asked(address: str, jobs: int = 1, **body: Any) -> tuple[Thread, list[requests.Response]]:
+    """Ask for a picture and go on when one is being made and `jobs` are there in all."""
+    answers: list[requests.Response] = []
+
+    def ask() -> None:
+        answers.append(
+            requests.post(
+                f"{address}/sdapi/v1/txt2img", json={"width": 64, "height": 64, **body}, timeout=TIMEOUT
+            )
+        )
+
+    thread = Thread(target=ask)
+    thread.start()
+    state = {"sampling_step": 0, "job_count": 0}
+    while state["sampling_step"] < 1 or state["job_count"] < jobs:
+        assert thread.is_alive(), answers
+        state = requests.get(f"{address}/sdapi/v1/progress", timeout=TIMEOUT).json()["state"]
+    return thread, answers
+
+
+@pytest.mark.slow
+def test_a_signal_lets_what_runs_be_finished_and_keeps_what_waits(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    with serving(tmp_path, tiny_checkpoint, "--grace", "50") as (process, address):
+        assert address.startswith("http://127.0.0.1:")
+        running, answers = asked(address, steps=400)
+        waiting, refused = asked(address, jobs=2, steps=1)
+        process.send_signal(signal.SIGTERM)
+        running.join(TIMEOUT)
+        waiting.join(TIMEOUT)
+        assert process.wait(TIMEOUT) == 0
+        assert [answer.status_code for answer in answers] == [200]
+        assert [answer.status_code for answer in refused] == [503]
+        assert set(refused[0].json()) == {"error", "detail", "body", "errors"}
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    with serving(tmp_path, tiny_checkpoint) as (process, address):  # what waited is made now
+        while requests.get(f"{address}/internal/pending-tasks", timeout=TIMEOUT).json()["size"]:
+            assert process.poll() is None
+        assert len(list((tmp_path / "outputs").rglob("*.png"))) == 2
+
+
+@pytest.mark.slow
+def test_a_second_signal_hastens(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    with serving(tmp_path, tiny_checkpoint, "--grace", "3600") as (process, address):
+        thread, answers = asked(address, steps=1000, n_iter=1000)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT) == 0
+        thread.join(TIMEOUT)
+        assert [answer.status_code for answer in answers] == [503]
