@@ -17,6 +17,7 @@ from sfumato.nn.clip_text import CLIPText
 from sfumato.nn.unet import UNet
 from sfumato.nn.vae import AutoencoderKL
 from sfumato.pipeline.conditions import depth_channel, further_channels, masked_channels, read_depth
+from sfumato.pipeline.enlarge import LATENT_UPSCALERS, enlarge_latents, second_size
 from sfumato.pipeline.generate import generate, prepare
 from sfumato.pipeline.shelf import ModelShelf
 from sfumato.types import (
@@ -256,3 +257,14 @@ def test_a_seamless_picture_goes_on_beyond_its_edges() -> None:
 
     assert jump(tiling=True) <= 1
     assert jump(tiling=False) > 1
+
+
+@pytest.mark.parametrize("upscaler", LATENT_UPSCALERS)
+def test_a_seamless_picture_stays_so_when_it_is_enlarged(upscaler: str) -> None:
+    """Moved by a latent and enlarged it is what, enlarged and moved by two, it would be."""
+    latents = torch.randn(1, 4, 6, 8, generator=torch.Generator().manual_seed(0))
+    target = second_size(Canvas(width=64, height=48), Hires(enabled=True, upscaler=upscaler), None)
+    moved = enlarge_latents(latents.roll((1, 2), (2, 3)), target, 8, wraps=True)
+    torch.testing.assert_close(
+        moved, enlarge_latents(latents, target, 8, wraps=True).roll((2, 4), (2, 3)), atol=1e-5, rtol=1e-5
+    )

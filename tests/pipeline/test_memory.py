@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sfumato.errors import OutOfMemoryError
+from sfumato.nn.tiled_vae import decode_tiled
 from sfumato.nn.unet import UNet, UNetConfig
 from sfumato.nn.vae import AutoencoderKL, VAEConfig
 from sfumato.pipeline import memory
@@ -91,3 +92,43 @@ def test_some_memory_is_available_here() -> None:
 
 def test_weights_are_counted_in_their_own_width() -> None:
     assert memory.weight_bytes(nn.Linear(4, 2), nn.Linear(4, 2).bfloat16()) == 10 * 4 + 10 * 2
+
+
+@pytest.mark.parametrize("held", [0, 10**9])
+@pytest.mark.parametrize("tile", [64, 128])
+def test_the_decoder_in_tiles_takes_no_more_than_predicted(tile: int, held: int) -> None:
+    config = VAEConfig(channels=(16, 32, 64, 64), groups=16)
+    vae = AutoencoderKL(config)
+    height, width = 40, 48
+    held = min(held, 32 * 64 * height * width)  # the largest map there is
+    vae.forward = lambda x: decode_tiled(vae, x, tile=tile, held=held)  # type: ignore[method-assign]
+    peak = measured(vae, torch.randn(1, 4, height, width)) / 4
+    predicted = memory.tiled_vae_elements(config, 1, height, width, memory.Tiling(tile, held))
+    assert 0.4 < peak / predicted < 1.1  # not every map that may be held is as large
+
+
+def test_tiles_are_for_what_does_not_fit() -> None:
+    config = MODELS["sd-1.x"].vae
+
+    def chosen(side: int, gib: float) -> memory.Tiling | None:
+        return memory.choose_tiling(
+            config, 1, side // 8, side // 8, dtype=torch.float32, available=int(gib * 2**30)
+        )
+
+    assert chosen(512, 4) is None
+    assert chosen(2048, 30) is None
+    assert chosen(4096, 1000) is not None  # more numbers in a map than kernels count
+    much, little, least = chosen(2048, 10), chosen(2048, 2.5), chosen(2048, 0.1)
+    assert much is not None
+    assert little is not None
+    assert much.held > little.held
+    assert least == memory.Tiling(256, 0)  # does its best; whether it fits was asked before
+
+
+def test_a_request_too_large_for_one_decoding_still_fits_in_tiles() -> None:
+    spec = MODELS["sd-1.x"]
+    whole = memory.vae_elements(spec.vae, 1, 256, 256) * 2 * memory.SLACK
+    need = memory.activation_bytes(
+        spec.unet, spec.vae, (4, 256, 256), rows=1, pictures=1, dtype=torch.bfloat16
+    )
+    assert need < whole / 2

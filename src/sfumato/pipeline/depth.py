@@ -84,14 +84,14 @@ def by_model(image: Image.Image, model: str) -> Image.Image:
     transformers = _library("transformers", "transformers>=5")
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(model, use_fast=False)
-        network = transformers.AutoModelForDepthEstimation.from_pretrained(model).eval()
+        network = transformers.AutoModelForDepthEstimation.from_pretrained(model, use_safetensors=True)
     except OSError as error:
         raise ModelNotFoundError(f"no depth model {model!r}: {str(error).splitlines()[0]}") from error
     except ValueError as error:
         raise WeightsError(f"{model} is no depth model: {str(error).splitlines()[0]}") from error
     with torch.no_grad():
         given = processor(images=image.convert("RGB"), return_tensors="pt")
-        depth = network(**given).predicted_depth[0]  # (h,w)
+        depth = network.eval()(**given).predicted_depth[0]  # (h,w)
     values = Image.fromarray(depth.float().cpu().numpy())
     return to_picture(np.asarray(values.resize(image.size, Image.Resampling.BICUBIC)))
 

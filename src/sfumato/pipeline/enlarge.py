@@ -121,7 +121,7 @@ def enlarge(
         (B,C,H,W) float32.
     """
     if target.upscaler is None:
-        return enlarge_latents(latents, target, vae.config.reduction)
+        return enlarge_latents(latents, target, vae.config.reduction, wraps=wraps)
     wide, high = target.enlarged_width, target.enlarged_height
     left, top = (wide - target.width) // 2, (high - target.height) // 2
     encoded = []
@@ -134,10 +134,18 @@ def enlarge(
     return torch.cat(encoded).to(latents.device)
 
 
-def enlarge_latents(latents: Tensor, target: Target, reduction: int) -> Tensor:
-    """Interpolate latents (B,C,h,w) to the target's size and cut the edges: (B,C,H,W)."""
+def enlarge_latents(latents: Tensor, target: Target, reduction: int, *, wraps: bool = False) -> Tensor:
+    """Interpolate latents (B,C,h,w) to the target's size and cut the edges: (B,C,H,W).
+
+    Where opposite edges meet (`wraps`), what lies beyond an edge is what the other has.
+    """
     mode, antialias = LATENT_UPSCALERS[target.name]
     size = target.enlarged_height // reduction, target.enlarged_width // reduction
-    large = F.interpolate(latents, size, mode=mode, antialias=antialias)
+    if wraps:  # three by three, of which the one in the middle is kept
+        around = F.pad(latents, (latents.shape[3],) * 2 + (latents.shape[2],) * 2, mode="circular")
+        large = F.interpolate(around, (3 * size[0], 3 * size[1]), mode=mode, antialias=antialias)
+        large = large[..., size[0] : 2 * size[0], size[1] : 2 * size[1]]
+    else:
+        large = F.interpolate(latents, size, mode=mode, antialias=antialias)
     top, left = (size[0] - target.height // reduction) // 2, (size[1] - target.width // reduction) // 2
     return large[..., top : top + target.height // reduction, left : left + target.width // reduction]
