@@ -38,7 +38,7 @@ BESIDE: tuple[str, ...] = (  # names that are no field of a Request of their own
 class GenerationBody(BaseModel):
     """What text to image and image to image have in common."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     prompt: str = ""
     negative_prompt: str = ""
@@ -134,7 +134,7 @@ class GenerationAnswer(BaseModel):
 class ExtrasBody(BaseModel):
     """How finished pictures are made larger."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     resize_mode: int = Field(0, ge=0, le=1, description="0 = by a factor, 1 = to a size")
     show_extras_results: bool = True

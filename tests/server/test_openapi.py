@@ -1,0 +1,111 @@
+"""Whatever the OpenAPI document allows, and near misses of it: no answer is the server's own failure."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from starlette.testclient import TestClient
+
+from sfumato.app.engine import Engine
+from sfumato.app.jobs import Job
+from sfumato.app.settings import Settings
+from sfumato.server.app import create_app
+from sfumato.types import Request
+
+EXAMPLES = settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+class Fleeting(Engine):
+    """Takes everything in and cancels it: pictures of any size and number would take for ever."""
+
+    def submit(self, request: Request, **given: Any) -> Job:
+        """Take in, and cancel."""
+        return self.cancel(super().submit(request, **given).id)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Engine]:
+    folder = tmp_path_factory.mktemp("openapi")
+    own = Settings(
+        data=folder / "data",
+        outputs=folder / "outputs",
+        models=tiny_checkpoint.parent,
+        styles=folder / "styles.csv",
+        checkpoint="tiny",
+        device="cpu",
+        dtype="float32",
+    )
+    with Fleeting(own) as engine:
+        yield engine
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning"
+)
+def test_nothing_a_client_can_send_is_a_failure_of_the_server(engine: Engine) -> None:
+    app = create_app(engine)
+    document = schemathesis.openapi.from_asgi("/openapi.json", app)
+    seen = 0
+    for found in document.get_all_operations():
+        operation = found.ok()
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+
+            @EXAMPLES
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def answered(case: schemathesis.Case) -> None:
+                answer = case.call()
+                assert answer.status_code < 500, f"{case.as_curl_command()}\n{answer.text}"
+
+            with suppress(Unsatisfiable):  # a route that takes nothing cannot be given anything wrong
+                answered()
+        seen += 1
+    assert seen > 40
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("", "application/json"),
+        ("null", "application/json"),
+        ("[]", "application/json"),
+        ('"x"', "application/json"),
+        ("{", "application/json"),
+        ('{"steps": 1} x', "application/json"),
+        ('{"denoising_strength": NaN}', "application/json"),
+        ('{"cfg_scale": 1e400}', "application/json"),
+        ('{"script_args": [NaN], "script_name": "none", "width": 7}', "application/json"),
+        ('{"comments": {"x": Infinity}, "steps": 0}', "application/json"),
+        ("[" * 100_000, "application/json"),
+        ('{"prompt": "' + "(" * 100_000 + '", "steps": 0}', "application/json"),
+        ("a=b", "application/x-www-form-urlencoded"),
+        ("\xff\xfe", "application/json"),
+        ("{}", "text/plain"),
+    ],
+)
+def test_bodies_that_are_none_are_refused(engine: Engine, body: str, kind: str) -> None:
+    client = TestClient(create_app(engine), raise_server_exceptions=False)
+    answer = client.post("/sdapi/v1/txt2img", content=body.encode("latin-1"), headers={"Content-Type": kind})
+    assert answer.status_code in (400, 422), answer.text
+    assert set(answer.json()) == {"error", "detail", "body", "errors"}
+
+
+def test_numbers_json_has_not_come_back_as_null(engine: Engine) -> None:
+    client = TestClient(create_app(engine), raise_server_exceptions=False)
+    body = '{"comments": {"x": NaN, "y": [Infinity]}, "prompt": "half \\ud83d", "width": 32, "height": 32}'
+    answer = client.post("/sdapi/v1/txt2img", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["parameters"]["comments"] == {"x": None, "y": [None]}
