@@ -1,6 +1,6 @@
 """Draw the same picture by every sampler, one row each, in few and in many steps, with the embedded model.
 
-python -m recipes.samplers docs/images/samplers.png
+python -m recipes.samplers docs/samplers.png
 """
 
 import argparse
