@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sfumato.app.engine import Engine
 from sfumato.app.jobs import Job, Script
@@ -141,3 +141,15 @@ def test_skip_goes_on_with_the_next_batch(engine: Engine) -> None:
     ended = engine.wait(job.id, 60)
     assert ended.state == "done"
     assert [each.index for each in ended.made] == [1]
+
+
+def test_faces_are_restored_in_finished_pictures(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a restorer that turns colours around: the real networks are held in tests of `pipeline.faces`."""
+    monkeypatch.setattr(engine.shelf.upscalers, "load_face_restorer", lambda name: name)
+    monkeypatch.setattr(
+        "sfumato.app.scripts.restore_faces", lambda image, network, weight: ImageOps.invert(image)
+    )
+    plain, restored = engine.wait(engine.submit(TEXT).id, 60), made(engine, TEXT, "faces", restorer="GFPGAN")
+    first, second = (Image.open(engine.settings.outputs / job.made[0].file) for job in (plain, restored))
+    assert ImageOps.invert(first).tobytes() == second.tobytes()
+    assert "Face restoration: GFPGAN" in second.info["parameters"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import OrderedDict
 from dataclasses import replace
 
 from sfumato.app.jobs import Progress
+
+TOUCHED = 10_000  # jobs whose last change is remembered
 
 
 class Board:
@@ -14,8 +16,11 @@ class Board:
 
     def __init__(self) -> None:
         """Nothing runs yet."""
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        self._settled = threading.Condition(lock)  # woken by changes of state alone
         self._running: dict[str, Progress] = {}
+        self._touched: OrderedDict[str, int] = OrderedDict()
         self._version = 0
 
     def post(self, progress: Progress) -> None:
@@ -28,15 +33,19 @@ class Board:
     def clear(self, job: str) -> None:
         """A job runs no more."""
         with self._changed:
-            self._version += 1
             self._running.pop(job, None)
-            self._changed.notify_all()
+        self.touch(job)
 
-    def touch(self) -> None:
-        """Something else has changed."""
+    def touch(self, job: str) -> None:
+        """A job has another state, or another picture."""
         with self._changed:
             self._version += 1
+            self._touched[job] = self._version
+            self._touched.move_to_end(job)
+            if len(self._touched) > TOUCHED:
+                self._touched.popitem(last=False)
             self._changed.notify_all()
+            self._settled.notify_all()
 
     def read(self, job: str) -> Progress | None:
         """How far a job is; None where it does not run here."""
@@ -48,8 +57,13 @@ class Board:
         with self._changed:
             return self._version
 
-    def wait(self, version: int, timeout: float, also: Callable[[], bool] = lambda: False) -> int:
+    def wait(self, version: int, timeout: float) -> int:
         """Wait until something has changed since `version`; the present version."""
         with self._changed:
-            self._changed.wait_for(lambda: self._version != version or also(), timeout)
+            self._changed.wait_for(lambda: self._version != version, timeout)
             return self._version
+
+    def wait_for(self, job: str, version: int, timeout: float) -> None:
+        """Wait until this job has changed since `version`; the steps of running jobs wake nobody."""
+        with self._settled:
+            self._settled.wait_for(lambda: self._touched.get(job, 0) > version, timeout)

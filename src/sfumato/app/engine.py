@@ -191,7 +191,7 @@ class Engine:
         job, new = self._table.add(order)
         if new:
             self._enqueue(job.id)
-            self.board.touch()
+            self.board.touch(job.id)
         return self._told(job)
 
     def job(self, job_id: str, owner: str | None = None) -> Job:
@@ -234,13 +234,13 @@ class Engine:
     def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """Wait until a job has ended, or for `timeout` seconds; the job as it then is."""
         until = None if timeout is None else time.monotonic() + timeout
-        version = -1
         while True:
+            version = self.board.version()
             job = self.job(job_id)
             left = 5.0 if until is None else min(5.0, until - time.monotonic())
             if job.ended or left <= 0:
                 return job
-            version = self.board.wait(version, left) if version >= 0 else self.board.version()
+            self.board.wait_for(job_id, version, left)
 
     def watch(self, job_id: str, owner: str | None = None, every: float = 0.2) -> Iterator[Event]:
         """What happens to a job, until it has ended.
@@ -285,7 +285,7 @@ class Engine:
         elif not job.ended:
             self._halts[job_id] = halt
             self._table.wish(job_id, halt)
-        self.board.touch()
+        self.board.touch(job_id)
         return self.job(job_id)
 
     def _halted(self, job_id: str) -> Halt | None:

@@ -191,7 +191,7 @@ class Runner:
             infotext=piece.infotext,
         )
         self.table.add_made(job.id, made)
-        self.board.touch()
+        self.board.touch(job.id)
 
 
 def sweep(outputs: Path) -> None:
