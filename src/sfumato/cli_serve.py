@@ -25,15 +25,17 @@ def serve(options: Options, host: Host = "127.0.0.1", port: Port = 7860, grace: 
     from sfumato.app.engine import Engine
     from sfumato.server.app import create_app
     from sfumato.server.desk import Leaving
+    from sfumato.server.local import OnlyHere, require_local
     from sfumato.server.serving import Server
 
+    require_local(host)
     engine = Engine(options.settings())
     leaving = Leaving(engine.drain)
     try:
         engine.start()
         app = create_app(engine, leaving)
         config = uvicorn.Config(
-            app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(grace) + 5
+            OnlyHere(app), host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(grace) + 5
         )
         threading.Thread(target=_warm, args=(engine,), daemon=True, name="warm").start()
         Server(config, leaving, grace, say=typer.echo).run()

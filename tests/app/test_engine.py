@@ -46,7 +46,7 @@ def files(engine: Engine, job: Job) -> list[Path]:
 
 
 def test_a_job_ends_in_files_that_tell_how_they_were_made(engine: Engine) -> None:
-    job = engine.wait(engine.submit(request(batch_size=2, batch_count=2)).id, 60)
+    job = engine.wait(engine.submit(request(batch_size=2, batch_count=2)).id, 600)
     assert job.state == "done"
     assert [made.index for made in job.made] == [0, 1, 2, 3]
     for made, path in zip(job.made, files(engine, job), strict=True):
@@ -59,7 +59,7 @@ def test_a_job_ends_in_files_that_tell_how_they_were_made(engine: Engine) -> Non
 def test_open_seeds_are_drawn_when_a_job_is_taken_in(engine: Engine) -> None:
     job = engine.submit(request(seed=-1))
     assert job.request.canvas.seed >= 0
-    assert engine.wait(job.id, 60).made[0].seed == job.request.canvas.seed
+    assert engine.wait(job.id, 600).made[0].seed == job.request.canvas.seed
 
 
 def test_the_same_key_gives_the_same_job_and_another_request_a_conflict(engine: Engine) -> None:
@@ -79,7 +79,7 @@ def test_what_waits_can_be_cancelled_and_what_runs_is_stopped_at_the_next_step(e
             assert event.progress.preview.startswith(b"\xff\xd8")
             break
     engine.cancel(running.id)
-    ended = engine.wait(running.id, 60)
+    ended = engine.wait(running.id, 600)
     assert ended.state == "cancelled"
     assert not ended.made
     assert engine.cancel(running.id).state == "cancelled"  # again: nothing happens
@@ -93,7 +93,7 @@ def test_owners_take_turns(engine: Engine) -> None:
     assert places == [1, 3] or places == [0, 2]
     urgent = engine.submit(request(), owner="many", priority=5)
     assert engine.job(urgent.id).position == 0
-    ended = [engine.wait(job.id, 60) for job in (*many, *few, urgent)]
+    ended = [engine.wait(job.id, 600) for job in (*many, *few, urgent)]
     order = [job.id for job in sorted(ended, key=lambda job: job.started or 0)]
     assert order[0] == urgent.id
     assert max(order.index(job.id) for job in few) <= 4
@@ -112,12 +112,12 @@ def test_a_full_queue_says_when_to_come_back(settings: Settings) -> None:
 def test_a_request_that_cannot_be_made_fails_in_words_and_the_next_is_made(engine: Engine) -> None:
     wrong = engine.submit(replace(request(), sampling=Sampling(sampler="no such")))
     right = engine.submit(request())
-    failed = engine.wait(wrong.id, 60)
+    failed = engine.wait(wrong.id, 600)
     assert failed.state == "failed"
     assert failed.fault is not None
     assert failed.fault.code == "request"
     assert "no such" in failed.fault.message
-    assert engine.wait(right.id, 60).state == "done"
+    assert engine.wait(right.id, 600).state == "done"
 
 
 def test_nobody_sees_anothers_jobs(engine: Engine) -> None:
@@ -152,6 +152,6 @@ def test_what_waited_when_an_engine_closed_is_made_by_the_next(settings: Setting
     assert engine.board.read(jobs[0].id) is None
     with Engine(settings) as engine:
         for job in jobs:
-            ended = engine.wait(job.id, 120)
+            ended = engine.wait(job.id, 600)
             assert ended.state == "done"
             assert len(ended.made) == 2

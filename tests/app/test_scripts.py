@@ -39,7 +39,7 @@ NOTHING = ["Nothing", ""]
 
 
 def made(engine: Engine, request: Request, name: str, **arguments: Any) -> Job:
-    return engine.wait(engine.submit(request, script=Script(name=name, arguments=arguments)).id, 60)
+    return engine.wait(engine.submit(request, script=Script(name=name, arguments=arguments)).id, 600)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_a_script_refuses_is_said_in_one_line(
 @pytest.mark.parametrize("name", ["/etc/passwd", "../tiny", "{checkpoint}"])
 def test_requests_name_no_files_of_this_machine(engine: Engine, tiny_checkpoint: Path, name: str) -> None:
     choice = ModelChoice(checkpoint=name.format(checkpoint=tiny_checkpoint))
-    job = engine.wait(engine.submit(replace(TEXT, model=choice)).id, 60)
+    job = engine.wait(engine.submit(replace(TEXT, model=choice)).id, 600)
     assert job.fault is not None
     assert job.fault.code == "model_not_found"
 
@@ -138,7 +138,7 @@ def test_skip_goes_on_with_the_next_batch(engine: Engine) -> None:
         if event.kind == "progress" and event.progress and event.progress.step:
             break
     engine.skip(job.id)
-    ended = engine.wait(job.id, 60)
+    ended = engine.wait(job.id, 600)
     assert ended.state == "done"
     assert [each.index for each in ended.made] == [1]
 
