@@ -1,11 +1,16 @@
+import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from benchmarks import quality
-from benchmarks.judge import Verdict
+from benchmarks.judge import Head, Judge, Verdict
+from benchmarks.mobilenet import FEATURES, MobileNetV2
 from recipes.mini.colours import COLOURS
 from recipes.mini.compose import Sprites, compose
 from sfumato.pipeline.shelf import ModelShelf
@@ -110,3 +115,50 @@ def test_reconstruction_keeps_form_and_order(tiny_checkpoint: Path) -> None:
     assert made.shape == pictures.shape
     single = quality.reconstruct(vae, pictures[17:])
     assert np.abs(single.astype(int) - made[17:]).max() <= 1
+
+
+@pytest.fixture
+def eyes(sprites: Sprites) -> Judge:
+    """A judge that has learned nothing."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    classes = {"concept": len(sprites.mini), "blind": len(sprites.mini), "style": 4}
+    heads = {
+        name: Head(
+            mean=np.zeros(FEATURES, np.float32),
+            std=np.ones(FEATURES, np.float32),
+            weight=rng.standard_normal((count, FEATURES)).astype(np.float32),
+            bias=np.zeros(count, np.float32),
+        )
+        for name, count in classes.items()
+    }
+    return Judge(MobileNetV2().eval(), sprites.mini, heads, {})
+
+
+def test_lists_are_drawn_judged_and_shown(
+    tiny_checkpoint: Path, sprites: Sprites, eyes: Judge, tmp_path: Path
+) -> None:
+    shelf = ModelShelf(tiny_checkpoint.parent, device="cpu", dtype="float32", default=str(tiny_checkpoint))
+    options = argparse.Namespace(sampler="Euler", steps=1, guidance=1.0, batch=4)
+    lists = {"concepts": quality.concept_prompts(sprites)} | quality.unseen_prompts(sprites)
+    for name in ("concepts", "unseen-layout"):
+        wanted = quality.repeated(lists[name], 2, seeds=2)
+        drawn = quality.make(shelf, eyes, wanted, options)
+        assert len(drawn.pictures) == len(drawn.verdicts) == len(drawn.features) == len(wanted) == 4
+        assert len(drawn.beside) == (4 if name == "unseen-layout" else 0)
+        found = quality.report_list(name, drawn, tmp_path, seeds=2)
+        assert found["pictures"] == 4
+        assert 0 <= found["right"] <= 1
+        assert found["spread"] > 0
+        assert json.dumps(found)
+        with Image.open(tmp_path / f"mini-{name}.png") as image:
+            assert image.width == 20 * 68
+        if name == "concepts":
+            distance = quality.measure_distance(eyes, sprites, drawn)
+            assert distance["pictures"] == 4
+            assert distance["drawn"] >= 0
+            assert distance["least"] >= 0
+            np.save(tmp_path / "pictures.npy", np.stack(drawn.pictures))
+            copies = quality.measure_copying(tmp_path, drawn, tmp_path)
+            assert copies["training_pictures"] == 4
+            assert copies["least"] == copies["median"] == 0
