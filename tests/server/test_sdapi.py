@@ -9,8 +9,12 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from sfumato.app.engine import Engine
+from sfumato.app.jobs import Job
+from sfumato.errors import QueueFullError
 from sfumato.pipeline.scripts.fields import API_NAMES, request_fields
 from sfumato.server.schemas import BESIDE, Img2ImgBody, Txt2ImgBody
+from sfumato.types import Request
 
 SMALL = {"steps": 3, "width": 64, "height": 64, "seed": 7}
 
@@ -234,7 +238,7 @@ def test_a_grid_stands_in_front_where_pictures_are_saved(client: TestClient) -> 
 
 
 def test_a_plot_answers_with_its_grid_first(client: TestClient) -> None:
-    script = [4, "1,2", [], 0, "", [], "Nothing", "", [], False, True, False, False]
+    script = [4, "1,2", "", 0, "", [], "Nothing", "", [], False, True, False, False]
     answer = post(client, "txt2img", **SMALL, script_name="X/Y/Z plot", script_args=script)
     assert [opened(each).size for each in answer["images"]] == [(128, 64), (64, 64), (64, 64)]
     info = json.loads(answer["info"])
@@ -343,3 +347,21 @@ def test_every_field_means_a_field_of_a_request_or_is_named(client: TestClient) 
     known = request_fields()
     for name in fields - set(BESIDE):
         assert set(API_NAMES[name].fields) <= set(known)
+
+
+def test_of_several_pictures_all_are_taken_in_or_none(client: TestClient, engine: Engine) -> None:
+    full = Engine.submit
+    with pytest.MonkeyPatch.context() as patch:
+        calls = iter([False, True])
+
+        def submit(self: Engine, request: Request, **given: Any) -> Job:
+            if next(calls):
+                raise QueueFullError("as many jobs wait as may", retry_after=2.5)
+            return full(self, request, **given)
+
+        patch.setattr(Engine, "submit", submit)
+        body = {**SMALL, "init_images": [picture(), picture()], "steps": 900}
+        answer = client.post("/sdapi/v1/img2img", json=body)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
+    first = engine.jobs(limit=1)[0]
+    assert engine.wait(first.id, 60).state == "cancelled"

@@ -80,7 +80,7 @@ class Argument:
 
     def read(self, given: Any, script: str) -> Any:
         """The value of the default's type. Raises RequestError: of another, or out of range."""
-        if given is None:
+        if given is None or (given == "" and isinstance(self.value, list)):  # as some clients leave it out
             return self.value
         if self.choices is not None and not isinstance(self.value, list):
             return self._choice(given, script)

@@ -10,8 +10,8 @@ from typing import Any
 from fastapi import APIRouter, HTTPException
 from fastapi.concurrency import run_in_threadpool
 
-from sfumato.app.jobs import Job
-from sfumato.errors import RequestError
+from sfumato.app.jobs import Job, Script
+from sfumato.errors import RequestError, SfumatoError
 from sfumato.pipeline.images import FORMATS
 from sfumato.pipeline.infotext import parse
 from sfumato.server import answers, orders, pictures
@@ -33,6 +33,7 @@ from sfumato.server.schemas import (
     ProgressAnswer,
     Txt2ImgBody,
 )
+from sfumato.types import Request
 
 router = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
 MAX_EXTRAS = 256  # pictures of one request
@@ -169,16 +170,25 @@ def _house(desk: Desk, owner: str) -> orders.House:
 async def _made(desk: Desk, owner: str, order: orders.Order, body: GenerationBody, kind: str) -> list[Job]:
     """Have an order made. Raises FaultError: it failed."""
 
-    def submit() -> list[str]:
-        return [
-            desk.engine.submit(each, owner=owner, kind=kind, script=order.script).id
-            for each in order.requests
-        ]
-
-    ids = await run_in_threadpool(submit)
+    ids = await run_in_threadpool(
+        _submit, desk, owner, kind, [(each, order.script) for each in order.requests]
+    )
     if body.force_task_id:
         desk.name_task(owner, body.force_task_id, ids[-1])
     return await _ended(desk, ids)
+
+
+def _submit(desk: Desk, owner: str, kind: str, wanted: Sequence[tuple[Request, Script | None]]) -> list[str]:
+    """Take all in, or none. Raises QueueFullError: not all find room."""
+    ids: list[str] = []
+    try:
+        for request, script in wanted:
+            ids.append(desk.engine.submit(request, owner=owner, kind=kind, script=script).id)
+    except SfumatoError:
+        for job_id in ids:
+            desk.engine.cancel(job_id)
+        raise
+    return ids
 
 
 async def _ended(desk: Desk, ids: Sequence[str]) -> list[Job]:
@@ -207,10 +217,7 @@ async def _enlarged(desk: Desk, owner: str, body: ExtrasBody, sent: Sequence[str
             orders.extras(body, pictures.read(each), pictures.texts(each).get("parameters", ""))
             for each in sent
         ]
-        return [
-            desk.engine.submit(order.requests[0], owner=owner, kind="extras", script=order.script).id
-            for order in ready
-        ]
+        return _submit(desk, owner, "extras", [(order.requests[0], order.script) for order in ready])
 
     jobs = await _ended(desk, await run_in_threadpool(submit))
 
