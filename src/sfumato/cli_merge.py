@@ -41,14 +41,14 @@ def merge(
 ) -> None:
     """Merge checkpoints into a new one and print its path."""
     from sfumato.cli_terminal import ProgressBar
-    from sfumato.pipeline.models import DTYPES
+    from sfumato.pipeline.models import DTYPES, find_checkpoint
     from sfumato.weights import merge as merging
     from sfumato.weights import store
 
     if dtype not in (None, *DTYPES):
         raise RequestError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
     folder = options.settings().models
-    inputs = tuple(store.find(folder, name) for name in (a, b, c) if name is not None)
+    inputs = tuple(find_checkpoint(name, folder) for name in (a, b, c) if name is not None)
     recipe = merging.Recipe(
         method=method,  # type: ignore[arg-type]  # it refuses anything else
         multiplier=multiplier,

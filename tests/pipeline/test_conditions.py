@@ -105,6 +105,11 @@ def rows_seen(shelf: ModelShelf, name: str, monkeypatch: pytest.MonkeyPatch) -> 
         ("depth", {"source": Source(image=photograph())}, "give a depth map"),
         ("plain", {"refiner": Refiner(checkpoint="depth")}, "depth is guided by depth"),
         ("plain", {"refiner": Refiner(checkpoint="other")}, "'other' works on other latents than plain"),
+        (
+            "plain",
+            {"hires": Hires(enabled=True, checkpoint="other")},
+            "'other' works on other latents than plain",
+        ),
     ],
 )
 def test_what_is_missing_is_said_before_the_first_step(

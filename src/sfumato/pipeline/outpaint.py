@@ -91,7 +91,7 @@ def outpaint(request: Request, shelf: ModelShelf, generate: Generate) -> Iterato
                 asked,
                 model_hash=models.sha256,
                 vae_hash=models.vae_sha256,
-                extra=(("Init image hash", picture_hash(plan.source)),),
+                extra=(("Init image hash", picture_hash(plan.source)), *models.circumstances),
             ),
             index=index,
             seconds=seconds,

@@ -109,9 +109,9 @@ def make_plan(request: Request, shelf: ModelShelf) -> Plan:
         OutputError: the source cannot be read.
         ModelNotFoundError, WeightsError, OutOfMemoryError: the checkpoint cannot be loaded.
     """
+    _check(request)
     models = shelf.load(request.model)
     source = None if request.source.image is None else read_picture(request.source.image)
-    _check(request)
     settled = _settle(request, models, source)
     strength = None if source is None else request.source.denoising_strength
     refiner = _load_refiner(settled, models, shelf)
@@ -136,6 +136,8 @@ def make_plan(request: Request, shelf: ModelShelf) -> Plan:
         other = models
         if request.hires.checkpoint is not None:
             other = shelf.load(replace(request.model, checkpoint=request.hires.checkpoint, prediction=None))
+            if upscaler is None:
+                _require_same_latents(models, other, "hires checkpoint")
         second = _second_request(settled, target, other)
         calls = settled.sampling.steps * first.sampler.calls_per_step
         strength = request.hires.denoising_strength
@@ -158,18 +160,22 @@ def _load_refiner(request: Request, models: Models, shelf: ModelShelf) -> Models
     if request.refiner.checkpoint is None:
         return None
     refiner = shelf.load(ModelChoice(checkpoint=request.refiner.checkpoint, vae=request.model.vae))
-    own, other = models.spec.vae, refiner.spec.vae
-    if (own.latent_channels, own.reduction, own.scale_factor) != (
-        other.latent_channels,
-        other.reduction,
-        other.scale_factor,
-    ):
-        raise RequestError(
-            f"refiner={refiner.name!r} works on other latents than {models.name} "
-            f"({other.latent_channels} channels at scale {other.scale_factor:g}, not {own.latent_channels} "
-            f"at {own.scale_factor:g}); choose one of the same family"
-        )
+    _require_same_latents(models, refiner, "refiner")
     return refiner
+
+
+def _require_same_latents(models: Models, other: Models, what: str) -> None:
+    """Refuse to hand latents on to a checkpoint that has others. Raises RequestError."""
+    mine, theirs = (
+        (each.spec.vae.latent_channels, each.spec.vae.reduction, each.spec.vae.scale_factor)
+        for each in (models, other)
+    )
+    if mine != theirs:
+        raise RequestError(
+            f"{what}={other.name!r} works on other latents than {models.name} "
+            f"({theirs[0]} channels at scale {theirs[2]:g}, not {mine[0]} at {mine[2]:g}); "
+            "choose one of the same family"
+        )
 
 
 def _check(request: Request) -> None:

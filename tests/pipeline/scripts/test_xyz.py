@@ -220,3 +220,10 @@ def test_a_million_cells_are_refused_with_their_number_and_time() -> None:
 def test_a_step_is_measured_without_making_the_picture(maker: Maker) -> None:
     assert xyz.measure_step(BASE, maker) >= 0
     assert len(maker.asked) == 1
+
+
+def test_two_axes_cannot_set_one_field_but_several_may_replace_words() -> None:
+    with pytest.raises(RequestError, match=r"sampling\.steps"):
+        xyz.Plot(x=axis("Steps", "2,3"), y=axis("Steps", "4,5"))
+    base = replace(BASE, prompt=replace(BASE.prompt, text="a red cat"))
+    xyz.Plot(x=axis("Prompt S/R", "red,blue", base), y=axis("Prompt S/R", "cat,dog", base))

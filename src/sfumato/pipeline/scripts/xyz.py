@@ -44,6 +44,10 @@ class Plot:
     def __post_init__(self) -> None:
         if not 0 <= self.margin <= 500:
             raise RequestError(f"margin={self.margin} is outside 0 to 500")
+        named = [field for axis in self.axes for field in axis.fields if not field.startswith("prompt.")]
+        twice = next((field for field in named if named.count(field) > 1), None)
+        if twice is not None:  # words of a prompt may be replaced along several axes
+            raise RequestError(f"two axes set {twice}; one would undo the other: keep one of them")
         if not set(self.vary_seeds) <= set("xyz"):
             raise RequestError(f"vary_seeds={self.vary_seeds!r} names other axes than x, y and z")
 
