@@ -184,11 +184,11 @@ def test_stopping_ends_within_one_step_and_leaves_no_partial_file(
     calls = []
     predict = Models.predict
 
-    def interrupted(self: Models, *args: object) -> object:
+    def interrupted(self: Models, *args: object, **told: object) -> object:
         calls.append(len(calls))
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C would, in the middle of the third step
-        return predict(self, *args)  # type: ignore[arg-type]
+        return predict(self, *args, **told)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Models, "predict", interrupted)
     assert run(["txt2img", "a cat", "-m", "tiny", "--steps", "10"]) == 130
