@@ -161,8 +161,21 @@ SERVER_FLAGS: tuple[Flag, ...] = (
     ),
     Flag("database_url", ("--database-url",), "postgresql://… for many machines; unset = a file."),
     Flag("queue_limit", ("--queue-limit",), "Jobs that may wait."),
+    Flag("login", ("--login",), "A token or password even from this machine."),
+    Flag("api_auth", ("--api-auth",), "user:password,user2:password2; better in SFUMATO_API_AUTH."),
+    Flag("token_file", ("--token-file",), "Of the server's token; unset = in the data folder."),
+    Flag("hosts", ("--hosts",), "Further names of the server, a proxy's among them: example.org,…"),
+    Flag("cors", ("--cors-allow-origins",), "Pages elsewhere that may call: https://example.org,…"),
+    Flag("subpath", ("--subpath",), "Where a proxy shows the server: /sfumato."),
+    Flag("tls_cert", ("--tls-certfile",), "Certificate chain, PEM."),
+    Flag("tls_key", ("--tls-keyfile",), "Its key, PEM."),
+    Flag("max_body", ("--max-body",), "Bytes of one request."),
+    Flag("rate_limit", ("--rate-limit",), "Requests a second of one client."),
+    Flag("max_connections", ("--max-connections",), "Requests under way."),
+    Flag("fetch_urls", ("--fetch-urls",), "Let requests name pictures by public addresses."),
 )
-_NUMBERS = ("threads", "model_memory", "queue_limit")
+_NUMBERS = ("threads", "model_memory", "queue_limit", "max_body", "rate_limit", "max_connections")
+_SWITCHES = ("login", "fetch_urls")
 
 PROMPT_SETTINGS = ("styles", "wildcards")  # of use where there is a prompt
 
@@ -320,7 +333,7 @@ def _with_flags(
     parameters += [_parameter(flag, _request_type(flag), typer.Option) for flag in request]
     if request:
         parameters.append(_STYLE)
-    extra = [_parameter(flag, int if flag.field in _NUMBERS else str, typer.Option) for flag in setting]
+    extra = [_parameter(flag, _setting_type(flag), typer.Option) for flag in setting]
 
     def run(**values: Any) -> None:
         table = {flag.field: values.pop(flag.name) for flag in (*given, *request)}
@@ -332,6 +345,10 @@ def _with_flags(
     run.__signature__ = inspect.Signature([*parameters, *keywords, *extra])  # type: ignore[attr-defined]
     run.__annotations__ = {}
     return run
+
+
+def _setting_type(flag: Flag) -> type:
+    return int if flag.field in _NUMBERS else bool if flag.field in _SWITCHES else str
 
 
 def _parameter(flag: Flag, kind: type, make: Callable[..., Any]) -> inspect.Parameter:

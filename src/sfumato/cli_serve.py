@@ -15,27 +15,50 @@ if TYPE_CHECKING:
 Host = Annotated[str, typer.Option(help="Address to listen at.")]
 Port = Annotated[int, typer.Option(help="Port to listen at; 0 = any that is free.", min=0, max=65535)]
 Grace = Annotated[float, typer.Option(help="Seconds that a running job has when the server stops.", min=0)]
+JsonLogs = Annotated[
+    bool, typer.Option("--json-logs", help="Tell of every request on standard error, as JSON.")
+]
 
 
 @with_server
-def serve(options: Options, host: Host = "127.0.0.1", port: Port = 7860, grace: Grace = 30.0) -> None:
+def serve(
+    options: Options,
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
+    grace: Grace = 30.0,
+    json_logs: JsonLogs = False,
+) -> None:
     """Serve AUTOMATIC1111's API. SIGTERM or Ctrl-C ends it when the running job is done, a second at once."""
     import uvicorn
 
     from sfumato.app.engine import Engine
     from sfumato.server.app import create_app
     from sfumato.server.desk import Leaving
-    from sfumato.server.local import OnlyHere, require_local
+    from sfumato.server.gate import add_guard
+    from sfumato.server.logs import log_json
     from sfumato.server.serving import Server
 
-    require_local(host)
-    engine = Engine(options.settings())
+    settings = options.settings()
+    engine = Engine(settings)
+    if json_logs:
+        log_json()
     leaving = Leaving(engine.drain)
     try:
         engine.start()
         app = create_app(engine, leaving)
+        token = add_guard(app, settings, host)
+        if token is not None:
+            typer.echo(f"The token for every client, shown this once: {token}")
         config = uvicorn.Config(
-            OnlyHere(app), host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(grace) + 5
+            app,
+            host=host,
+            port=port,
+            log_level="warning",
+            timeout_graceful_shutdown=int(grace) + 5,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
+            server_header=False,
+            ws_max_size=2**16,
         )
         threading.Thread(target=_warm, args=(engine,), daemon=True, name="warm").start()
         Server(config, leaving, grace, say=typer.echo).run()

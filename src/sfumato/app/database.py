@@ -198,6 +198,12 @@ class JobTable:
         with self.engine.connect() as db:
             return db.scalar(_count(JOBS.c.state.in_(states))) or 0
 
+    def counts(self) -> dict[State, int]:
+        """How many jobs there are, by state."""
+        wanted = sa.select(JOBS.c.state, sa.func.count()).group_by(JOBS.c.state)
+        with self.engine.connect() as db:
+            return {state: int(count) for state, count in db.execute(wanted)}
+
     def start(self, job_id: str, worker: str) -> bool:
         """Mark a job as running; False if it has ended meanwhile."""
         values: dict[str, Any] = {"state": "running", "worker": worker}

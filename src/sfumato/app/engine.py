@@ -11,9 +11,9 @@ import secrets
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import torch
@@ -95,6 +95,7 @@ class Engine:
         self._idle = threading.Condition()
         self._busy: str | None = None
         self._rate: float | None = None  # seconds a unit of work
+        self._phases: dict[str, tuple[int, float]] = {}
         self._worker = self._name()
         self._queue = DurableQueue(url, self._work, worker=self._worker, version=__version__)
 
@@ -213,6 +214,18 @@ class Engine:
         """How many jobs wait."""
         return self._table.tally(["queued"])
 
+    def counts(self) -> dict[State, int]:
+        """How many jobs there are, by state."""
+        return self._table.counts()
+
+    def takes_jobs(self) -> bool:
+        """Whether a job would be taken in. Raises StorageError: the database is out of reach."""
+        return not self._closing.is_set() and self.waiting() < self.settings.queue_limit
+
+    def phases(self) -> Mapping[str, tuple[int, float]]:
+        """What this process's finished jobs took: how often, and seconds in all, by phase."""
+        return MappingProxyType(dict(self._phases))
+
     def progress(self, job_id: str) -> Progress | None:
         """How far a running job is; None where it does not run in this process."""
         return self.board.read(job_id)
@@ -310,6 +323,9 @@ class Engine:
             if job.script is None:
                 self._learn(job, time.perf_counter() - began)
             self._table.end(job_id, state, fault=fault, timings=timings)
+            for phase, seconds in {"wait": (job.started or job.created) - job.created, **timings}.items():
+                count, total = self._phases.get(phase, (0, 0.0))
+                self._phases[phase] = count + 1, total + max(0.0, seconds)
         finally:
             self._halts.pop(job_id, None)
             self.board.clear(job_id)

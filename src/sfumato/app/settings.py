@@ -56,6 +56,18 @@ class Settings(BaseSettings):
         default=None, description="postgresql://… for many machines; unset = a file in the data folder"
     )
     queue_limit: int = Field(default=10_000, ge=1, description="jobs that may wait")
+    login: bool = Field(default=False, description="a token or password even from this machine")
+    api_auth: str | None = Field(default=None, repr=False, description="user:password,user2:password2")
+    token_file: Path | None = Field(default=None, description="the token's file; unset = in the data folder")
+    hosts: str = Field(default="", description="further names of the server, a proxy's among them")
+    cors: str = Field(default="", description="pages elsewhere that may call: https://example.org,…")
+    subpath: str = Field(default="", description="where a proxy shows the server: /sfumato")
+    tls_cert: Path | None = Field(default=None, description="certificate chain, PEM")
+    tls_key: Path | None = Field(default=None, description="its key, PEM")
+    max_body: int = Field(default=128 * 2**20, ge=2**16, le=2**32, description="bytes of one request")
+    rate_limit: float = Field(default=200, gt=0, description="requests a second of one client")
+    max_connections: int = Field(default=1000, ge=2, description="requests under way")
+    fetch_urls: bool = Field(default=False, description="whether requests may name pictures by address")
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads; unset = one per core")
 
     @classmethod
@@ -94,8 +106,9 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
             f"set by a flag, SFUMATO_{name.upper()} or {config_file()}"
         ) from error
     home = {
-        name: getattr(settings, name).expanduser()
-        for name in ("models", "data", "outputs", "styles", "wildcards")
+        name: value.expanduser()
+        for name in Settings.model_fields
+        if isinstance(value := getattr(settings, name), Path)
     }
     return settings.model_copy(update=home)
 

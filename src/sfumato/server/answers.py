@@ -13,11 +13,11 @@ from PIL import Image
 
 from sfumato import __version__
 from sfumato.app.jobs import Job, Made
-from sfumato.errors import OutputError
 from sfumato.pipeline import images, metadata
 from sfumato.pipeline.infotext import parse
 from sfumato.pipeline.source import flatten
 from sfumato.server import pictures
+from sfumato.server.files import read_inside
 from sfumato.types import Request
 
 STANDARD = (
@@ -142,10 +142,7 @@ def file_bytes(outputs: Path, made: Made, file_format: str) -> bytes:
     """
     path, infotext = outputs / made.file, made.infotext
     if path.suffix == f".{file_format}":
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise OutputError(f"{path.name}: {error.strerror or error}") from error
+        return read_inside(outputs, made.file)
     image = images.open_image(path)
     shown: Image.Image = flatten(image, "#ffffff") if file_format == "jpg" else image
     return images.encoded(shown, infotext, file_format)
