@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sfumato.errors import OutputError, RequestError
 
+MAX_NAME = 400  # characters
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 
@@ -22,7 +23,8 @@ def resolve_inside(root: Path, name: str) -> Path:
         RequestError: a name of another form, or it leads out of the folder, by a link, too.
     """
     parts = name.split("/")
-    if not all(_PART.fullmatch(part) for part in parts) or any(part.endswith(".") for part in parts):
+    plain = len(name) <= MAX_NAME and all(_PART.fullmatch(part) for part in parts)
+    if not plain or any(part.endswith(".") for part in parts):
         raise RequestError(f"no file {name[:80]!r}")
     path = root.joinpath(*parts)
     if os.path.realpath(path) != os.path.join(os.path.realpath(root), *parts):
