@@ -52,6 +52,11 @@ class Board:
         with self._changed:
             return self._running.get(job)
 
+    def touched(self, job: str) -> int:
+        """The version at which a job was last touched; 0 = not, as far as is remembered."""
+        with self._changed:
+            return self._touched.get(job, 0)
+
     def version(self) -> int:
         """A number that rises with every change."""
         with self._changed:

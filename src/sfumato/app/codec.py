@@ -18,7 +18,7 @@ from sfumato.types import Picture, Request
 from sfumato.weights.atomic import atomic_file
 
 _NAME = re.compile(r"[0-9a-f]{64}\.png")
-_PICTURES = ("source.image", "source.depth", "mask.image")
+PICTURES = ("source.image", "source.depth", "mask.image")
 
 
 class Inputs:
@@ -97,7 +97,7 @@ def decode(written: Mapping[str, Mapping[str, Any]], find: Callable[[str], Path]
             )
         parts[name] = kinds[name](
             **{
-                field: find(value) if f"{name}.{field}" in _PICTURES and value is not None else value
+                field: find(value) if f"{name}.{field}" in PICTURES and value is not None else value
                 for field, value in values.items()
             }
         )

@@ -41,6 +41,7 @@ from sfumato.types import Request
 
 log = logging.getLogger(__name__)
 
+LOOK = 2.0  # seconds after which a watched job is looked up again, whatever the board says
 CODES = {  # of an error's class: the word programs go by
     "RequestError": "request",
     "PromptError": "prompt",
@@ -268,12 +269,15 @@ class Engine:
         Raises:
             JobNotFoundError: none, or another owner's.
         """
+        version, looked = self.board.version(), time.monotonic()
         job = self.job(job_id, owner)
         yield Event(kind="state", job=job)
-        seen, shown, version = len(job.made), 0, self.board.version()
+        seen, shown = len(job.made), 0
         while not job.ended:
-            version = self.board.wait(version, 2.0)
-            fresh = self.job(job_id)
+            before, version = version, self.board.wait(version, LOOK)
+            fresh = job
+            if self.board.touched(job_id) > before or time.monotonic() - looked >= LOOK:
+                fresh, looked = self.job(job_id), time.monotonic()
             for made in fresh.made[seen:]:
                 yield Event(kind="picture", job=fresh, made=made)
             seen = len(fresh.made)

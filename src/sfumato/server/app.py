@@ -9,10 +9,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sfumato import __version__
 from sfumato.app.engine import Engine
-from sfumato.server import internal, login, sdapi, sdapi_lists
+from sfumato.server import internal, jobs, login, openai, sdapi, sdapi_lists
 from sfumato.server.catalogue import Catalogue
 from sfumato.server.desk import Desk, Leaving
 from sfumato.server.errors import SafeJSONResponse, add_handlers
+from sfumato.server.feeds import Feeds
 from sfumato.server.options import OptionStore
 
 
@@ -29,15 +30,17 @@ def create_app(engine: Engine, leaving: Leaving | None = None) -> FastAPI:
     app = FastAPI(
         title="Sfumato", version=__version__, default_response_class=SafeJSONResponse, redirect_slashes=False
     )
+    leaving = leaving or Leaving()
     app.state.engine = engine
+    app.state.feeds = Feeds(engine, leaving)
     app.state.desk = Desk(
         engine=engine,
         options=OptionStore(engine.settings.data / "options.json"),
         catalogue=Catalogue(engine.shelf),
-        leaving=leaving or Leaving(),
+        leaving=leaving,
     )
     add_handlers(app, engine.settings)
-    for each in (login, sdapi, sdapi_lists, internal):
+    for each in (login, jobs, openai, sdapi, sdapi_lists, internal):
         app.include_router(each.router)
     app.add_middleware(Timed)
     return app
