@@ -314,6 +314,11 @@ def with_server(command: Callable[..., None]) -> Callable[..., None]:
     return _with_flags(command, (), (), (*SETTING_FLAGS, *SERVER_FLAGS))
 
 
+def with_server_data(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(options, …)` the option that says where the server's data are."""
+    return _with_flags(command, (), (), [flag for flag in SERVER_FLAGS if flag.field == "data"])
+
+
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give `command(options, …)` these options of the settings; none named = all but those for prompts."""
     flags = [

@@ -9,11 +9,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sfumato import __version__
 from sfumato.app.engine import Engine
-from sfumato.server import internal, jobs, login, openai, sdapi, sdapi_lists
+from sfumato.server import document, internal, jobs, login, openai, sdapi, sdapi_lists
 from sfumato.server.catalogue import Catalogue
 from sfumato.server.desk import Desk, Leaving
 from sfumato.server.errors import SafeJSONResponse, add_handlers
 from sfumato.server.feeds import Feeds
+from sfumato.server.fetch import Fetcher
 from sfumato.server.options import OptionStore
 
 
@@ -28,7 +29,12 @@ def create_app(engine: Engine, leaving: Leaving | None = None) -> FastAPI:
         OutputError: the file of settings in its data folder is damaged.
     """
     app = FastAPI(
-        title="Sfumato", version=__version__, default_response_class=SafeJSONResponse, redirect_slashes=False
+        title="Sfumato",
+        version=__version__,
+        default_response_class=SafeJSONResponse,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     leaving = leaving or Leaving()
     app.state.engine = engine
@@ -38,9 +44,10 @@ def create_app(engine: Engine, leaving: Leaving | None = None) -> FastAPI:
         options=OptionStore(engine.settings.data / "options.json"),
         catalogue=Catalogue(engine.shelf),
         leaving=leaving,
+        fetch=Fetcher().picture if engine.settings.fetch_urls else None,
     )
     add_handlers(app, engine.settings)
-    for each in (login, jobs, openai, sdapi, sdapi_lists, internal):
+    for each in (document, login, jobs, openai, sdapi, sdapi_lists, internal):
         app.include_router(each.router)
     app.add_middleware(Timed)
     return app

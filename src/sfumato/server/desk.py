@@ -60,6 +60,7 @@ class Desk:
     options: OptionStore
     catalogue: Catalogue
     leaving: Leaving = field(default_factory=Leaving)
+    fetch: Callable[[str], bytes] | None = None  # a picture from an address; None = addresses are refused
     waiters: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(WAITERS, thread_name_prefix="waiter")
     )

@@ -1,11 +1,11 @@
-"""Pictures in JSON: base64 or data URIs in, base64 out. Nothing is fetched."""
+"""Pictures in JSON: base64 or data URIs in, base64 out; addresses only where a server fetches them."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from PIL import Image
 
@@ -15,6 +15,14 @@ from sfumato.pipeline.source import read_picture
 
 MAX_TEXT = 128 * 2**20  # characters of one picture
 _URL = re.compile(r"\s*(https?|ftp|file)://", re.IGNORECASE)
+
+
+def fetched(text: str, fetch: Callable[[str], bytes] | None) -> str:
+    """A field with the picture in place of its address, where `fetch` is given; else as it is.
+
+    Raises RequestError: nothing is there, or it is not fetched; see `fetch.Fetcher`.
+    """
+    return write(fetch(text.strip())) if fetch is not None and _URL.match(text) else text
 
 
 def read(text: str, name: str = "image") -> Image.Image:

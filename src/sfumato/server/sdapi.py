@@ -52,7 +52,7 @@ async def img2img(body: Img2ImgBody, desk: Here, owner: Owner) -> GenerationAnsw
     """Make pictures from pictures; answers when they are made."""
     if not body.init_images:
         raise HTTPException(404, "Init image not found")
-    order = await run_in_threadpool(lambda: orders.img2img(body, _house(desk, owner)))
+    order = await run_in_threadpool(lambda: orders.img2img(_at_hand(desk, body), _house(desk, owner)))
     jobs = await _made(desk, owner, order, body, "img2img")
     echo = body.model_dump()
     if not body.include_init_images:
@@ -79,11 +79,11 @@ async def extra_batch_images(body: ExtrasBatchBody, desk: Here, owner: Owner) ->
 
 
 @router.post("/png-info")
-def png_info(body: PictureBody) -> PngInfoAnswer:
+def png_info(body: PictureBody, desk: Here) -> PngInfoAnswer:
     """Read the parameters in a picture."""
     if not body.image.strip():
         return PngInfoAnswer(info="", items={}, parameters={})
-    items = dict(pictures.texts(body.image))
+    items = dict(pictures.texts(pictures.fetched(body.image, desk.fetch)))
     info = items.get("parameters", "")
     told = parse(info)
     parameters = {"Prompt": told.prompt, "Negative prompt": told.negative, **told.fields} if info else {}
@@ -158,6 +158,16 @@ def skip(desk: Here, owner: Owner) -> None:
         desk.engine.skip(job.id, owner)
 
 
+def _at_hand(desk: Desk, body: Img2ImgBody) -> Img2ImgBody:
+    """The request with its pictures in place of their addresses."""
+    sources = (body.init_images or [])[: orders.MAX_SOURCES + 1]
+    masks = {"mask": body.mask, "latent_mask": body.latent_mask}
+    found = {name: pictures.fetched(mask, desk.fetch) for name, mask in masks.items() if mask}
+    return body.model_copy(
+        update={**found, "init_images": [pictures.fetched(each, desk.fetch) for each in sources]}
+    )
+
+
 def _house(desk: Desk, owner: str) -> orders.House:
     return orders.House(
         options=desk.options.changed(owner),
@@ -215,7 +225,7 @@ async def _enlarged(desk: Desk, owner: str, body: ExtrasBody, sent: Sequence[str
     def submit() -> list[str]:
         ready = [
             orders.extras(body, pictures.read(each), pictures.texts(each).get("parameters", ""))
-            for each in sent
+            for each in [pictures.fetched(text, desk.fetch) for text in sent]
         ]
         return _submit(desk, owner, "extras", [(order.requests[0], order.script) for order in ready])
 
