@@ -112,6 +112,7 @@ def test_names_of_errors() -> None:
         "TrainingError": "SfumatoError",
         "QueueFullError": "SfumatoError",
         "JobNotFoundError": "SfumatoError",
+        "PictureNotFoundError": "SfumatoError",
         "ConflictError": "SfumatoError",
         "StorageError": "SfumatoError",
     }

@@ -13,6 +13,7 @@
     ├── TrainingError           data, configuration or arithmetic that stops a training run
     ├── QueueFullError          as many jobs wait as may; says when to come back
     ├── JobNotFoundError        no such job, or somebody else's
+    ├── PictureNotFoundError    no such picture in the gallery, or somebody else's
     ├── ConflictError           a key that stands for something else already, or a folder in use
     └── StorageError            the database or data folder is damaged, locked or out of reach
 
@@ -75,6 +76,10 @@ class QueueFullError(SfumatoError):
 
 class JobNotFoundError(SfumatoError, LookupError):
     """There is no such job, or it belongs to somebody else."""
+
+
+class PictureNotFoundError(SfumatoError, LookupError):
+    """There is no such picture, or it belongs to somebody else."""
 
 
 class ConflictError(SfumatoError, ValueError):

@@ -6,13 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from PIL import Image
 
+from sfumato.app.codec import decode
+from sfumato.app.database import JOBS
 from sfumato.app.engine import Engine
+from sfumato.app.gallery_table import Filter
 from sfumato.app.jobs import Job
 from sfumato.app.settings import Settings
 from sfumato.errors import ConflictError, JobNotFoundError, QueueFullError, StorageError
 from sfumato.pipeline.images import read_infotext
-from sfumato.types import Canvas, Prompt, Request, Sampling
+from sfumato.types import Canvas, Prompt, Request, Sampling, Source
 
 
 @pytest.fixture
@@ -155,3 +160,36 @@ def test_what_waited_when_an_engine_closed_is_made_by_the_next(settings: Setting
             ended = engine.wait(job.id, 600)
             assert ended.state == "done"
             assert len(ended.made) == 2
+
+
+def test_every_picture_is_in_the_gallery_with_its_request(engine: Engine) -> None:
+    source = Image.new("RGB", (32, 32), "red")
+    asked = replace(request("a cat", batch_count=2), source=Source(image=source, denoising_strength=0.5))
+    job = engine.wait(engine.submit(asked, owner="me").id, 60)
+    pictures = engine.gallery.search(Filter(text="cat"), owner="me").pictures
+    assert [(each.file, each.sha256, each.infotext) for each in reversed(pictures)] == [
+        (made.file, made.sha256, made.infotext) for made in job.made
+    ]
+    for number, picture in enumerate(reversed(pictures)):
+        assert engine.gallery.path(picture).is_file()
+        assert (picture.job, picture.seed, picture.sampler) == (job.id, 1 + number, "DPM++ 2M")
+        assert picture.request is not None
+        again = decode(picture.request, engine.inputs.path)
+        assert again.canvas.seed == 1 + number
+        assert again.source.denoising_strength == 0.5
+        assert isinstance(again.source.image, Path)
+        assert again.source.image.parent == engine.inputs.folder
+    assert engine.gallery.search(Filter(), owner="local").pictures == ()
+
+
+def test_a_recovered_job_lists_its_pictures_once(settings: Settings) -> None:
+    with Engine(settings) as engine:
+        job = engine.wait(engine.submit(request(batch_count=2)).id, 60)
+        listed = engine.gallery.search(Filter()).pictures
+        path = files(engine, job)[1]
+        path.unlink()
+        with engine._table.engine.begin() as db:  # as if it had been killed between two pictures
+            db.execute(sa.update(JOBS).values(state="queued"))
+        engine._runner.run(engine.job(job.id))
+        assert engine.gallery.search(Filter()).pictures == listed
+        assert path.is_file()

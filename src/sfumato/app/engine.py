@@ -23,6 +23,7 @@ from sfumato import __version__
 from sfumato.app.board import Board
 from sfumato.app.codec import Inputs
 from sfumato.app.database import JobTable, Order, sqlite_url
+from sfumato.app.gallery import Gallery
 from sfumato.app.jobs import Event, Fault, Job, Progress, Script, State
 from sfumato.app.queue import DurableQueue, Unfinished
 from sfumato.app.runner import Halt, Runner, StoppedError, sweep
@@ -76,6 +77,7 @@ class Engine:
         self.inputs = Inputs(settings.data / "inputs")
         self.board = Board()
         self._table = JobTable(url, self.inputs)
+        self.gallery = Gallery(self._table.engine, settings.outputs, settings.data / "thumbnails")
         self.shelf = ModelShelf(
             settings.models,
             device=settings.device,
@@ -87,6 +89,8 @@ class Engine:
         self._runner = Runner(
             shelf=self.shelf,
             table=self._table,
+            gallery=self.gallery,
+            inputs=self.inputs,
             board=self.board,
             settings=settings,
             halted=self._halted,

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from sfumato.app.board import Board
+from sfumato.app.codec import Inputs
 from sfumato.app.database import JobTable
+from sfumato.app.gallery import Gallery
+from sfumato.app.gallery_entries import of_job
 from sfumato.app.jobs import Job, Made, Progress, Script
 from sfumato.app.preview import LinearPreview
 from sfumato.app.scripts import Bench, Piece, make_script
@@ -43,6 +46,8 @@ class Runner:
 
     shelf: ModelShelf
     table: JobTable
+    gallery: Gallery
+    inputs: Inputs
     board: Board
     settings: Settings
     halted: Callable[[str], Halt | None]  # what a job was told
@@ -94,7 +99,12 @@ class Runner:
                 if self._skips(job, whole=job.request.outpaint.wanted):
                     return event.batch + 1
             else:
-                piece = Piece(image=event.image, infotext=event.infotext, seed=event.request.canvas.seed)
+                piece = Piece(
+                    image=event.image,
+                    infotext=event.infotext,
+                    seed=event.request.canvas.seed,
+                    request=event.request,
+                )
                 self._save(job, event.index, piece)
                 timings["save"] += time.perf_counter() - now
             mark = time.perf_counter()
@@ -190,7 +200,8 @@ class Runner:
             seed=piece.seed,
             infotext=piece.infotext,
         )
-        self.table.add_made(job.id, made)
+        self.gallery.add(of_job(job, made, piece.image, piece.request, self.inputs))
+        self.table.add_made(job.id, made)  # last: what is not in it is made again
         self.board.touch(job.id)
 
 

@@ -38,6 +38,7 @@ class Piece:
     seed: int
     grid: bool = False
     extras: str = ""  # what was done to a finished picture
+    request: Request | None = None  # of this very picture; None = what its infotext tells
 
 
 Making: TypeAlias = "Iterator[StepInfo | TileStep | Piece]"

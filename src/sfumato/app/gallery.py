@@ -1,0 +1,335 @@
+"""The gallery: every picture with what it was made from, found again by words, by values and by looks.
+
+Pages go by key: a page begins below the last number of the one before, so that the thousandth costs as much
+as the first, and nothing is shown twice while pictures come in. An owner's pictures are nobody else's: others
+are told that there is no such picture.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from PIL import Image
+from sqlalchemy.exc import DatabaseError
+
+from sfumato.app.database import REMEDY
+from sfumato.app.gallery_files import PictureFiles
+from sfumato.app.gallery_table import (
+    MAX_PAGE,
+    MAX_RATING,
+    METADATA,
+    PICTURES,
+    TAGS,
+    VECTORS,
+    Entry,
+    Filter,
+    Page,
+    Picture,
+    State,
+    clean_tags,
+    picture_of,
+)
+from sfumato.app.gallery_vectors import Vectors, describe
+from sfumato.app.gallery_words import found, words_of
+from sfumato.errors import PictureNotFoundError, RequestError, StorageError
+from sfumato.text.words import query
+
+LATE = 1000  # numbers that another process may still be writing below the highest one seen
+
+
+class Gallery:
+    """Pictures, indexed in a database."""
+
+    def __init__(self, database: sa.Engine, outputs: Path, thumbnails: Path) -> None:
+        """Use a database, making its tables where they are new.
+
+        Args:
+            database: as `database.connect` opens it.
+            outputs: the folder that all pictures are in.
+            thumbnails: the folder of small pictures.
+
+        Raises:
+            StorageError: the database cannot be used.
+        """
+        self._database = database
+        self.files = PictureFiles(outputs, thumbnails)
+        self._words = words_of(database.dialect.name)
+        self._vectors = Vectors()
+        try:
+            METADATA.create_all(database)
+            with database.begin() as db:
+                self._words.create(db)
+        except DatabaseError as error:
+            raise StorageError(f"the database of pictures cannot be used: {error.orig}; {REMEDY}") from error
+
+    def add(self, *entries: Entry) -> list[str]:
+        """Take pictures in, all of them or none; their ids. A file made again keeps its place and marks."""
+        with self._database.begin() as db:
+            return [self._add(db, entry) for entry in entries]
+
+    def _add(self, db: sa.Connection, entry: Entry) -> str:
+        row = db.execute(
+            sa.select(PICTURES.c.number, PICTURES.c.id, PICTURES.c.state).where(PICTURES.c.file == entry.file)
+        ).first()
+        now, values = time.time(), entry.values()
+        if row is None:
+            values |= {"id": uuid.uuid4().hex, "owner": entry.owner, "rating": 0}
+            values |= {"state": "there", "changed": now}
+            key = db.execute(sa.insert(PICTURES).values(values)).inserted_primary_key
+            assert key is not None
+            number, picture_id = key[0], values["id"]
+        else:
+            number, picture_id = row.number, row.id
+            del values["created"]
+            state = "there" if row.state == "missing" else row.state
+            change = sa.update(PICTURES).where(PICTURES.c.number == number)
+            db.execute(change.values(**values, state=state, changed=now))
+            db.execute(sa.delete(VECTORS).where(VECTORS.c.number == number))
+        self._words.put(db, [(number, (values["prompt"], values["negative"], entry.rest))])
+        if entry.vector:
+            vector = {"number": number, "owner": entry.owner, "vector": entry.vector}
+            db.execute(sa.insert(VECTORS).values(vector))
+        return str(picture_id)
+
+    def knows(self, sha256: str, owner: str) -> bool:
+        """Whether an owner has this very file, be it in the trash."""
+        wanted = sa.select(PICTURES.c.number).where(PICTURES.c.sha256 == sha256, PICTURES.c.owner == owner)
+        with self._database.connect() as db:
+            return db.execute(wanted.limit(1)).first() is not None
+
+    def holds(self, file: str) -> bool:
+        """Whether a file of the outputs folder is anybody's picture."""
+        wanted = sa.select(PICTURES.c.number).where(PICTURES.c.file == file)
+        with self._database.connect() as db:
+            return db.execute(wanted).first() is not None
+
+    def get(self, picture_id: str, owner: str | None = None) -> Picture:
+        """The picture of this id; one whose file has vanished says so.
+
+        Raises PictureNotFoundError: none, or another owner's.
+        """
+        with self._database.begin() as db:
+            return self._settled(db, [self._find(db, picture_id, owner)])[0]
+
+    def search(
+        self, wanted: Filter, *, owner: str | None = None, before: int | None = None, limit: int = 50
+    ) -> Page:
+        """Pictures, the last taken in first.
+
+        Args:
+            wanted: which.
+            owner: whose; None = everybody's.
+            before: `more` of the page before.
+            limit: how many at most, 1 to `MAX_PAGE`.
+
+        Raises:
+            RequestError: a limit out of range, a tag that is none.
+        """
+        if not 1 <= limit <= MAX_PAGE:
+            raise RequestError(f"limit={limit} is outside 1 to {MAX_PAGE}")
+        asked = query(wanted.text)
+        if not self.files.ready() or (not asked.empty and not asked.terms):
+            return Page(pictures=(), more=None)
+        pictures: list[Picture] = []
+        with self._database.begin() as db:
+            while True:
+                rows = db.execute(self._select(wanted, owner, before).limit(limit + 1)).all()
+                for picture in self._settled(db, self._pictures(db, rows)):
+                    if picture.state == wanted.state:
+                        if len(pictures) == limit:
+                            return Page(pictures=tuple(pictures), more=pictures[-1].number)
+                        pictures.append(picture)
+                if len(rows) <= limit:
+                    return Page(pictures=tuple(pictures), more=None)
+                before = rows[-1].number
+
+    def _select(self, wanted: Filter, owner: str | None, before: int | None) -> Any:
+        words, without = found(self._words, query(wanted.text), wanted.scope)
+        select, number = sa.select(PICTURES), PICTURES.c.number
+        if words is not None:
+            number = self._words.number
+            select = select.select_from(self._words.table).join(PICTURES, PICTURES.c.number == number)
+            select = select.where(words)
+        if without is not None:
+            select = select.where(PICTURES.c.number.not_in(without))
+        if owner is not None:
+            select = select.where(PICTURES.c.owner == owner)
+        if before is not None:
+            select = select.where(number < before)
+        return select.where(*wanted.conditions()).order_by(number.desc())
+
+    def similar(
+        self, picture_id: str, *, owner: str | None = None, limit: int = 20
+    ) -> list[tuple[Picture, float]]:
+        """Pictures that look like one, the nearest first, each with its distance (0 = the same).
+
+        Raises PictureNotFoundError: no such picture, or another owner's. RequestError: a limit out of range.
+        """
+        with self._database.connect() as db:
+            picture = self._find(db, picture_id, owner)
+            wanted = sa.select(VECTORS.c.vector).where(VECTORS.c.number == picture.number)
+            vector = db.scalar(wanted)
+        if vector is None:
+            return []
+        return self._like(vector, owner, limit, leave=picture.number)
+
+    def like(
+        self, image: Image.Image, *, owner: str | None = None, limit: int = 20
+    ) -> list[tuple[Picture, float]]:
+        """Pictures that look like one that need not be here; see `similar`."""
+        return self._like(describe(image), owner, limit, leave=0)
+
+    def _like(self, vector: bytes, owner: str | None, limit: int, leave: int) -> list[tuple[Picture, float]]:
+        if not 1 <= limit <= MAX_PAGE:
+            raise RequestError(f"limit={limit} is outside 1 to {MAX_PAGE}")
+        self._refresh()
+        numbers, distances = self._vectors.nearest(vector, owner)
+        pairs: list[tuple[Picture, float]] = []
+        for start in range(0, len(numbers), limit + 1):  # goes on where the nearest are in the trash
+            some = numbers[start : start + limit + 1].tolist()
+            chosen = sa.select(PICTURES).where(PICTURES.c.number.in_(some), PICTURES.c.state == "there")
+            with self._database.begin() as db:
+                settled = self._settled(db, self._pictures(db, db.execute(chosen).all()))
+            there = {each.number: each for each in settled if each.state == "there" and each.number != leave}
+            for number, distance in zip(some, distances[start:].tolist(), strict=False):
+                if number in there:
+                    pairs.append((there[number], distance))
+            if len(pairs) >= limit:
+                break
+        return pairs[:limit]
+
+    def _refresh(self) -> None:
+        """Read the vectors that have come in."""
+        wanted = sa.select(VECTORS).where(VECTORS.c.number > self._vectors.last - LATE)
+        with self._database.connect() as db:
+            self._vectors.add(
+                (row.number, row.owner, row.vector) for row in db.execute(wanted.order_by(VECTORS.c.number))
+            )
+
+    def change(
+        self,
+        picture_id: str,
+        *,
+        owner: str | None = None,
+        tags: Sequence[str] | None = None,
+        rating: int | None = None,
+    ) -> Picture:
+        """Tag or rate a picture.
+
+        Args:
+            picture_id: which.
+            owner: whose it has to be; None = anybody's.
+            tags: in place of those it has; None = as they are.
+            rating: 0 to `MAX_RATING`; None = as it is.
+
+        Raises:
+            PictureNotFoundError: none, or another owner's.
+            RequestError: a rating out of range, a tag that is none.
+        """
+        if rating is not None and not 0 <= rating <= MAX_RATING:
+            raise RequestError(f"rating={rating} is outside 0 to {MAX_RATING}")
+        cleaned = None if tags is None else clean_tags(tags)
+        with self._database.begin() as db:
+            number = self._find(db, picture_id, owner).number
+            if rating is not None:
+                db.execute(sa.update(PICTURES).where(PICTURES.c.number == number).values(rating=rating))
+            if cleaned is not None:
+                db.execute(sa.delete(TAGS).where(TAGS.c.number == number))
+                if cleaned:
+                    db.execute(sa.insert(TAGS), [{"tag": tag, "number": number} for tag in cleaned])
+            return self._find(db, picture_id, owner)
+
+    def trash(self, picture_id: str, owner: str | None = None) -> Picture:
+        """Put a picture into the trash; one that is there stays there.
+
+        Raises PictureNotFoundError: none, or another owner's. OutputError: its file cannot be moved.
+        """
+        with self._database.begin() as db:
+            picture = self._find(db, picture_id, owner)
+            self._mark(db, picture.number, "trash")
+            self.files.discard(picture)  # refused: the mark is taken back, too
+        return replace(picture, state="trash")
+
+    def restore(self, picture_id: str, owner: str | None = None) -> Picture:
+        """Take a picture out of the trash; one that is not there stays where it is.
+
+        Raises:
+            PictureNotFoundError: none, or another owner's.
+            OutputError: its file has vanished, or cannot be moved.
+            ConflictError: another file is in its place.
+        """
+        with self._database.begin() as db:
+            picture = self._find(db, picture_id, owner)
+            if picture.state == "trash":
+                self.files.bring_back(picture)
+                self._mark(db, picture.number, "there")
+                picture = replace(picture, state="there")
+        return picture
+
+    def empty_trash(self, owner: str | None = None) -> int:
+        """Remove what is in the trash for good; how many pictures. Raises OutputError: a file stays."""
+        chosen = sa.select(PICTURES).where(PICTURES.c.state == "trash").order_by(PICTURES.c.number)
+        if owner is not None:
+            chosen = chosen.where(PICTURES.c.owner == owner)
+        with self._database.connect() as db:
+            pictures = [picture_of(row, ()) for row in db.execute(chosen)]
+        for picture in pictures:
+            same = sa.select(PICTURES.c.number).where(
+                PICTURES.c.sha256 == picture.sha256, PICTURES.c.number != picture.number
+            )
+            with self._database.begin() as db:
+                shared = db.execute(same.limit(1)).first() is not None
+                for table in (PICTURES, TAGS, VECTORS):
+                    db.execute(sa.delete(table).where(table.c.number == picture.number))
+                self._words.remove(db, picture.number)
+                self.files.destroy(picture, shared=shared)
+        return len(pictures)
+
+    def path(self, picture: Picture) -> Path:
+        """Where a picture's file is. Raises OutputError: it has vanished."""
+        return self.files.path(picture)
+
+    def pages(self, wanted: Filter, owner: str | None = None) -> Iterator[Picture]:
+        """All pictures of a search, read page by page."""
+        page = self.search(wanted, owner=owner, limit=MAX_PAGE)
+        yield from page.pictures
+        while page.more is not None:
+            page = self.search(wanted, owner=owner, before=page.more, limit=MAX_PAGE)
+            yield from page.pictures
+
+    def _find(self, db: sa.Connection, picture_id: str, owner: str | None) -> Picture:
+        rows = db.execute(sa.select(PICTURES).where(PICTURES.c.id == picture_id[:64].replace("\0", ""))).all()
+        if not rows or (owner is not None and rows[0].owner != owner):
+            raise PictureNotFoundError(f"no picture {picture_id[:80]!r}")
+        return self._pictures(db, rows)[0]
+
+    def _pictures(self, db: sa.Connection, rows: Sequence[Any]) -> list[Picture]:
+        tags: dict[int, list[str]] = {row.number: [] for row in rows}
+        chosen = sa.select(TAGS).where(TAGS.c.number.in_(list(tags))).order_by(TAGS.c.tag)
+        for tag in db.execute(chosen):
+            tags[tag.number].append(tag.tag)
+        return [picture_of(row, tags[row.number]) for row in rows]
+
+    def _settled(self, db: sa.Connection, pictures: Sequence[Picture]) -> list[Picture]:
+        """The pictures as they are now: those whose files have vanished or come back are marked."""
+        if not self.files.ready():
+            return [replace(each, state="missing") if each.state == "there" else each for each in pictures]
+        settled = []
+        for picture in pictures:
+            if picture.state != "trash":
+                state: State = "there" if self.files.is_there(picture.file) else "missing"
+                if state != picture.state:
+                    self._mark(db, picture.number, state)
+                    picture = replace(picture, state=state)
+            settled.append(picture)
+        return settled
+
+    def _mark(self, db: sa.Connection, number: int, state: State) -> None:
+        change = sa.update(PICTURES).where(PICTURES.c.number == number)
+        db.execute(change.values(state=state, changed=time.time()))

@@ -1,0 +1,150 @@
+"""The gallery's files: pictures below the outputs folder, a trash inside it, small pictures to show in lists.
+
+    outputs/2026-11-24/000001-000-7.png      a picture
+    outputs/.trash/<id>.png                  it, after it was deleted
+    data/thumbnails/ab/<sha256>-256.webp     it, small; equal pictures share one
+
+A name never leads out of the outputs folder, by a link neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from contextlib import suppress
+from pathlib import Path
+
+from PIL import Image
+
+from sfumato.app.gallery_table import Picture
+from sfumato.errors import ConflictError, OutputError, RequestError
+from sfumato.pipeline import images
+from sfumato.weights.atomic import atomic_file, write_error
+
+TRASH = ".trash"
+SIDES = (128, 256, 512)  # of small pictures
+
+
+class PictureFiles:
+    """Where pictures are, and how they are moved."""
+
+    def __init__(self, outputs: Path, thumbnails: Path) -> None:
+        """Use these folders, which need not exist yet."""
+        self.outputs, self.thumbnails = outputs, thumbnails
+
+    def ready(self) -> bool:
+        """Whether the outputs folder is there; where it is not, nothing is known of its pictures."""
+        return self.outputs.is_dir()
+
+    def place(self, file: str) -> Path:
+        """Where a file of this name is. Raises OutputError: the name leads out of the outputs folder."""
+        path = self.outputs / file
+        inside = bool(file) and ".." not in Path(file).parts and "\\" not in file
+        if not inside or not path.resolve().is_relative_to(self.outputs.resolve()):
+            raise OutputError(f"{file[:80]!r} is not inside the outputs folder")
+        return path
+
+    def trashed(self, picture: Picture) -> Path:
+        """Where a picture is while it is in the trash."""
+        return self.outputs / TRASH / f"{picture.id}{Path(picture.file).suffix}"
+
+    def is_there(self, file: str) -> bool:
+        """Whether a picture's file is where it belongs."""
+        try:
+            return self.place(file).is_file()
+        except OutputError:
+            return False
+
+    def path(self, picture: Picture) -> Path:
+        """Where a picture's file is now. Raises OutputError: it has vanished."""
+        path = self.trashed(picture) if picture.state == "trash" else self.place(picture.file)
+        if picture.state == "trash" and not path.exists():
+            path = self.place(picture.file)  # the process ended before it was moved
+        if not path.is_file():
+            raise OutputError(
+                f"the file of picture {picture.id} has vanished; bring it back to {picture.file}"
+            )
+        return path
+
+    def discard(self, picture: Picture) -> None:
+        """Move a picture into the trash; nothing happens where it has no file. Raises OutputError."""
+        source, target = self.place(picture.file), self.trashed(picture)
+        with _Told(target), suppress(FileNotFoundError):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.rename(target)
+
+    def bring_back(self, picture: Picture) -> None:
+        """Move a picture out of the trash.
+
+        Raises:
+            OutputError: its file has vanished, or cannot be moved.
+            ConflictError: another file is in its place.
+        """
+        source, target = self.trashed(picture), self.place(picture.file)
+        if not source.exists():
+            if not target.is_file():
+                raise OutputError(f"the file of picture {picture.id} has vanished from the trash")
+            return  # the process ended before the record of it was changed
+        if target.exists() and sha256_of(target) != picture.sha256:
+            raise ConflictError(f"another file has the name {picture.file}; move it away first")
+        with _Told(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.replace(target)
+
+    def destroy(self, picture: Picture, *, shared: bool) -> None:
+        """Remove a picture of the trash for good, and its small pictures unless others show the same."""
+        with _Told(self.outputs):
+            for path in (self.trashed(picture), self.place(picture.file)):
+                path.unlink(missing_ok=True)
+            for side in () if shared else SIDES:
+                self._thumbnail(picture.sha256, side).unlink(missing_ok=True)
+
+    def thumbnail(self, picture: Picture, side: int) -> bytes:
+        """A small picture as WebP, kept for the next time.
+
+        Args:
+            picture: of which.
+            side: the longer one, in pixels: one of `SIDES`.
+
+        Raises:
+            RequestError: another side.
+            OutputError: the picture has vanished, or cannot be read.
+        """
+        if side not in SIDES:
+            raise RequestError(f"side={side} is not one of {', '.join(map(str, SIDES))}")
+        kept = self._thumbnail(picture.sha256, side)
+        with suppress(FileNotFoundError):
+            return kept.read_bytes()
+        image = images.open_image(self.path(picture))
+        if image.mode not in ("RGB", "RGBA"):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        image.save(buffer, format="WEBP", quality=80)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(kept) as file:
+            file.write(buffer.getvalue())
+        return buffer.getvalue()
+
+    def _thumbnail(self, sha256: str, side: int) -> Path:
+        return self.thumbnails / sha256[:2] / f"{sha256}-{side}.webp"
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Told:
+    """Turns what a file system refuses into OutputError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, OutputError):
+            raise write_error(self._path, error) from error
