@@ -1,5 +1,6 @@
 """The guard before any application: whose requests come through, and what is answered to the others."""
 
+import asyncio
 import base64
 import json
 import os
@@ -18,8 +19,8 @@ from sfumato.app.settings import Settings
 from sfumato.errors import RequestError
 from sfumato.server import accounts, login
 from sfumato.server.gate import add_guard
-from sfumato.server.limits import Buckets
-from sfumato.server.policy import host_name, is_loopback, origin_of
+from sfumato.server.limits import Buckets, Crowd, Intake
+from sfumato.server.policy import Policy, RefusedError, host_name, is_loopback, origin_of
 
 HOME = "http://127.0.0.1:7860"
 HERE = ("127.0.0.1", 50000)
@@ -524,3 +525,42 @@ def test_origins_are_compared_without_their_own_port() -> None:
     assert origin_of("https://A.example:443") == ("https", "a.example")
     assert origin_of("http://a.example:443") == ("http", "a.example:443")
     assert origin_of("http://a.example/x") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"tls_cert": Path("c.pem")}, "belong together"),
+        ({"tls_cert": Path("c.pem"), "tls_key": Path("k.pem")}, "no such file"),
+        ({"subpath": "sd"}, "not of the form"),
+        ({"subpath": "/../x"}, "not of the form"),
+        ({"subpath": "/a//b"}, "not of the form"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_at_the_start(
+    tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(RequestError, match=said):
+        Lab(tmp_path, **settings)
+
+
+def test_a_body_that_dawdles_is_given_up(tmp_path: Path) -> None:
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    intake = Intake(never, Policy(patience=0.0))
+    with pytest.raises(RefusedError, match="in time") as refused:
+        asyncio.run(intake())
+    assert refused.value.status == 408
+
+
+def test_one_client_leaves_room_for_others() -> None:
+    crowd = Crowd(4)
+    with crowd.inside("a"), crowd.inside("a"):
+        with pytest.raises(RefusedError) as mine, crowd.inside("a"):
+            pass
+        with crowd.inside("b"), crowd.inside("b"), pytest.raises(RefusedError) as all_, crowd.inside("c"):
+            pass
+    assert (mine.value.status, all_.value.status) == (429, 503)
+    assert crowd.total == 0
+    assert not crowd.here

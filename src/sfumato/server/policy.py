@@ -78,6 +78,9 @@ class Policy:
             raise RequestError(f"subpath={settings.subpath!r} is not of the form /sfumato")
         if (settings.tls_cert is None) != (settings.tls_key is None):
             raise RequestError("tls_cert and tls_key belong together; give both or none")
+        for path in (settings.tls_cert, settings.tls_key):
+            if path is not None and not path.is_file():
+                raise RequestError(f"{path}: no such file; tls_cert and tls_key name PEM files")
         return cls(
             bind=bind,
             hosts=frozenset(each.lower() for each in _words(settings.hosts)),

@@ -37,7 +37,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""
         await super().startup(sockets)
+        scheme = "https" if self.config.is_ssl else "http"
         for server in self.servers if self.started else ():
             for each in server.sockets:
                 host, port = each.getsockname()[:2]
-                self._say(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+                self._say(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
