@@ -8,8 +8,10 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from sfumato.app.engine import Engine
+from sfumato.app.settings import Settings
 from sfumato.cli import app as commands
-from sfumato.server.accounts import Accounts, read_users
+from sfumato.errors import RequestError
+from sfumato.server.accounts import Accounts, change_user, read_users
 from sfumato.server.app import create_app
 
 
@@ -56,8 +58,6 @@ def test_users_are_made_and_removed_by_commands(home: Path, tmp_path: Path) -> N
     )
     token = run(commands, ["users", "token", "ann", *data]).output.strip()
     assert run(commands, ["users", "list", *data]).output == "ann\tadmin\tpassword, token\n"
-    from sfumato.app.settings import Settings
-
     known = Accounts(Settings(data=tmp_path / "data"))
     visitor = known.by_password("ann", "correct horse")
     assert visitor is not None
@@ -68,8 +68,24 @@ def test_users_are_made_and_removed_by_commands(home: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["local", "", "../x", "a b", "-x", "x" * 65, "a:b"])
 def test_names_of_users_are_plain(tmp_path: Path, name: str) -> None:
-    from sfumato.errors import RequestError
-    from sfumato.server.accounts import change_user
-
     with pytest.raises(RequestError):
         change_user(tmp_path, name, None, "correct horse")
+
+
+def test_no_answer_tells_a_secret(engine: Engine) -> None:
+    settings = engine.settings.model_copy(
+        update={"api_auth": "me:topsecret", "database_url": "postgresql://me:topsecret@host/db"}
+    )
+    app = create_app(engine)
+    app.state.desk.engine = Told(settings)
+    client = TestClient(app, raise_server_exceptions=False)
+    for path in ("/sdapi/v1/cmd-flags", "/sdapi/v1/options", "/internal/sysinfo", "/internal/ping"):
+        assert "topsecret" not in client.get(path).text
+    assert "topsecret" not in repr(settings)
+
+
+class Told:
+    """An engine that only tells its settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings

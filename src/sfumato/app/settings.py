@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     checkpoint: str | None = Field(default=None, description="checkpoint of requests that name none")
     model_memory: int | None = Field(default=None, ge=0, description="bytes of checkpoints kept loaded")
     database_url: str | None = Field(
-        default=None, description="postgresql://… for many machines; unset = a file in the data folder"
+        default=None,
+        repr=False,
+        description="postgresql://… for many machines; unset = a file in the data folder",
     )
     queue_limit: int = Field(default=10_000, ge=1, description="jobs that may wait")
     login: bool = Field(default=False, description="a token or password even from this machine")
