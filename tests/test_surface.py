@@ -307,6 +307,8 @@ def test_commands_and_their_options() -> None:
             "model_memory",
             "database_url",
             "queue_limit",
+            "attempts",
+            "step_limit",
             "login",
             "api_auth",
             "token_file",

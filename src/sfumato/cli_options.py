@@ -161,6 +161,8 @@ SERVER_FLAGS: tuple[Flag, ...] = (
     ),
     Flag("database_url", ("--database-url",), "postgresql://… for many machines; unset = a file."),
     Flag("queue_limit", ("--queue-limit",), "Jobs that may wait."),
+    Flag("attempts", ("--attempts",), "Crashes that a job may have seen before it is given up."),
+    Flag("step_limit", ("--step-limit",), "Seconds that a step may take before its job is given up."),
     Flag("login", ("--login",), "A token or password even from this machine."),
     Flag("api_auth", ("--api-auth",), "user:password,user2:password2; better in SFUMATO_API_AUTH."),
     Flag("token_file", ("--token-file",), "Of the server's token; unset = in the data folder."),
@@ -174,7 +176,7 @@ SERVER_FLAGS: tuple[Flag, ...] = (
     Flag("max_connections", ("--max-connections",), "Requests under way."),
     Flag("fetch_urls", ("--fetch-urls",), "Let requests name pictures by public addresses."),
 )
-_NUMBERS = ("threads", "model_memory", "queue_limit", "max_body", "rate_limit", "max_connections")
+_NUMBERS = ("threads", "model_memory", "queue_limit", "attempts", "max_body", "rate_limit", "max_connections")
 _SWITCHES = ("login", "fetch_urls")
 
 PROMPT_SETTINGS = ("styles", "wildcards")  # of use where there is a prompt

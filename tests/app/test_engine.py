@@ -189,7 +189,7 @@ def test_a_recovered_job_lists_its_pictures_once(settings: Settings) -> None:
         path = files(engine, job)[1]
         path.unlink()
         with engine._table.engine.begin() as db:  # as if it had been killed between two pictures
-            db.execute(sa.update(JOBS).values(state="queued"))
+            db.execute(sa.update(JOBS).values(state="running"))
         engine._runner.run(engine.job(job.id))
         assert engine.gallery.search(Filter()).pictures == listed
         assert path.is_file()

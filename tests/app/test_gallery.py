@@ -12,11 +12,11 @@ import scipy.fft
 import sqlalchemy as sa
 from PIL import Image
 
-from sfumato.app.database import connect, sqlite_url
 from sfumato.app.gallery import Gallery
 from sfumato.app.gallery_files import SIDES
 from sfumato.app.gallery_table import Entry, Filter, Picture
 from sfumato.app.gallery_vectors import GAIN, SIDE, describe
+from sfumato.app.storage import connect, sqlite_url
 from sfumato.errors import ConflictError, OutputError, PictureNotFoundError, RequestError
 from sfumato.pipeline import images
 

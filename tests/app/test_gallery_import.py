@@ -11,10 +11,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sfumato.app.codec import Inputs, decode
-from sfumato.app.database import connect, sqlite_url
 from sfumato.app.gallery import Gallery
 from sfumato.app.gallery_import import Imported, import_folder
 from sfumato.app.gallery_table import Filter, Picture
+from sfumato.app.storage import connect, sqlite_url
 from sfumato.errors import OutputError
 
 A1111 = (

@@ -46,11 +46,10 @@ class Inputs:
         return name
 
     def path(self, name: str) -> Path:
-        """Where the picture of this name is. Raises RequestError: no such name."""
-        path = self.folder / name
-        if not _NAME.fullmatch(name) or not path.is_file():
+        """Where the picture of this name is, if it is there. Raises RequestError: no such name."""
+        if not _NAME.fullmatch(name):
             raise RequestError(f"no input picture {name[:80]!r}; send it again")
-        return path
+        return self.folder / name
 
 
 def encode(request: Request, keep: Callable[[Picture], str]) -> dict[str, dict[str, Any]]:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 
 from sfumato.app.codec import Inputs, decode, encode
-from sfumato.app.jobs import ENDED, Fault, Job, Made, Script, State
-from sfumato.errors import ConflictError, JobNotFoundError, StorageError
+from sfumato.app.jobs import Fault, Job, Made, Script, State
+from sfumato.app.storage import METADATA, faults
+from sfumato.errors import ConflictError, JobNotFoundError
 from sfumato.types import Request
 
-METADATA = sa.MetaData()
 JOBS = sa.Table(
     "sfumato_jobs",
     METADATA,
@@ -34,18 +34,27 @@ JOBS = sa.Table(
     sa.Column("units", sa.Float, nullable=False),  # of work, as `units_of` counts it
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("wish", sa.String(16)),  # "cancel" or "skip", for the worker that runs it
-    sa.Column("worker", sa.String(64)),
+    sa.Column("worker", sa.String(100)),
+    sa.Column("attempts", sa.Integer, nullable=False),  # beginnings since its last picture
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("started", sa.Float),
     sa.Column("finished", sa.Float),
+    sa.Column("seconds", sa.Float),  # of work
     sa.Column("made", sa.Text, nullable=False),  # JSON
     sa.Column("fault", sa.Text),  # JSON
     sa.Column("timings", sa.Text, nullable=False),  # JSON
     sa.UniqueConstraint("owner", "key"),
-    sa.Index("sfumato_jobs_state", "state", "priority", "turn"),
     sa.Index("sfumato_jobs_owner", "owner", "number"),
     sqlite_autoincrement=True,
 )
+ORDER = (JOBS.c.priority.desc(), JOBS.c.turn, JOBS.c.number)  # in which jobs are made
+sa.Index("sfumato_jobs_order", JOBS.c.state, *ORDER, JOBS.c.units)
+sa.Index("sfumato_jobs_turn", JOBS.c.state, JOBS.c.turn)
+sa.Index("sfumato_jobs_state", JOBS.c.state, JOBS.c.number)
+
+Enqueue = Callable[[sa.Connection, str, int, int], None]  # of an id, with its priority and turn
+Wish = Literal["cancel", "skip"]
+WAITING: tuple[State, ...] = ("queued", "running")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,85 +71,74 @@ class Order:
     key: str | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a waiting job stands."""
+
+    position: int = 0  # jobs before it
+    units: float = 0.0  # of work that waits before it
+
+
 class JobTable:
-    """Jobs, durable."""
+    """Jobs, durable. Every method raises StorageError where the database is full, locked or out of reach."""
 
-    def __init__(self, url: str, inputs: Inputs) -> None:
-        """Open the database, making the table if it is new.
-
-        Args:
-            url: sqlite:///… or postgresql://….
-            inputs: where the requests' pictures are.
-
-        Raises:
-            StorageError: it cannot be reached, is locked, or is damaged.
-        """
+    def __init__(self, engine: sa.Engine, inputs: Inputs) -> None:
+        """Use a database that `storage.connect` has opened; the requests' pictures are in `inputs`."""
+        self.engine = engine
         self._inputs = inputs
-        self.engine = connect(url)
-        try:
-            METADATA.create_all(self.engine)
-        except DatabaseError as error:
-            raise StorageError(f"the database of jobs cannot be used: {error.orig}; {REMEDY}") from error
 
-    def add(self, order: Order) -> tuple[Job, bool]:
-        """Put a job into the queue; whether it is new.
-
-        Owners take turns: a job's turn comes after the owner's last waiting job, and never before what runs.
+    def add(self, order: Order, enqueue: Enqueue) -> tuple[Job, bool]:
+        """Take a job in and queue it, both or neither; whether it is new.
 
         Raises ConflictError: the key stands for another request.
         """
         written = json.dumps(encode(order.request, self._inputs.keep), sort_keys=True)
         script = None if order.script is None else json.dumps(asdict(order.script), sort_keys=True)
-        with self.engine.begin() as db:
-            if order.key is not None:
-                row = db.execute(
-                    sa.select(JOBS).where(JOBS.c.owner == order.owner, JOBS.c.key == order.key)
-                ).first()
-                if row is not None:
-                    if (row.request, row.script, row.kind) != (written, script, order.kind):
-                        raise ConflictError(
-                            f"key {order.key[:80]!r} stands for another request; use a new key for a new one"
-                        )
-                    return self._job(row), False
-            values = {
-                "id": order.id,
-                "owner": order.owner,
-                "kind": order.kind,
-                "key": order.key,
-                "request": written,
-                "script": script,
-                "priority": order.priority,
-                "turn": self._turn(db, order),
-                "units": order.units,
-                "state": "queued",
-                "created": time.time(),
-                "made": "[]",
-                "timings": "{}",
-            }
-            try:
-                db.execute(sa.insert(JOBS).values(values))
-            except IntegrityError as error:
-                raise ConflictError(f"job {order.id[:80]!r} exists already") from error
-            row = db.execute(sa.select(JOBS).where(JOBS.c.id == order.id)).one()
-            return self._job(row, self._before(db, row)), True
+        try:
+            with self._begin() as db:
+                row = _known(db, order)
+                if row is None:
+                    turn = _turn(db, order)
+                    values = {
+                        "id": order.id,
+                        "owner": order.owner,
+                        "kind": order.kind,
+                        "key": order.key,
+                        "request": written,
+                        "script": script,
+                        "priority": order.priority,
+                        "turn": turn,
+                        "units": order.units,
+                        "state": "queued",
+                        "attempts": 0,
+                        "created": time.time(),
+                        "made": "[]",
+                        "timings": "{}",
+                    }
+                    db.execute(sa.insert(JOBS).values(values))
+                    enqueue(db, order.id, order.priority, turn)
+                    row = db.execute(sa.select(JOBS).where(JOBS.c.id == order.id)).one()
+        except IntegrityError:  # somebody else was faster with the same key
+            with self._begin() as db:
+                row = _known(db, order)
+            assert row is not None, "ids do not repeat"
+        if (row.request, row.script, row.kind) != (written, script, order.kind):
+            raise ConflictError(f"key {order.key!r} stands for another request; use a new key for a new one")
+        return self._job(row), row.id == order.id
 
-    def _turn(self, db: sa.Connection, order: Order) -> int:
-        """Start-time fair queueing (Goyal et al. 1996): each owner's jobs line up behind one another only."""
-        now = db.scalar(sa.select(sa.func.max(JOBS.c.turn)).where(JOBS.c.state != "queued")) or 0
-        mine = db.scalar(
-            sa.select(sa.func.max(JOBS.c.turn)).where(
-                JOBS.c.owner == order.owner, JOBS.c.state == "queued", JOBS.c.priority == order.priority
-            )
-        )
-        return max(now, mine or 0) + 1
+    def has_key(self, owner: str, key: str | None) -> bool:
+        """Whether an owner has a job of this key."""
+        wanted = sa.select(JOBS.c.id).where(JOBS.c.owner == owner, JOBS.c.key == key)
+        with self._begin() as db:
+            return key is not None and db.scalar(wanted) is not None
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         """The job of this id. Raises JobNotFoundError: there is none, or it is another owner's."""
-        with self.engine.connect() as db:
+        with self._begin() as db:
             row = db.execute(sa.select(JOBS).where(JOBS.c.id == job_id)).first()
             if row is None or (owner is not None and row.owner != owner):
                 raise JobNotFoundError(f"no job {job_id[:80]!r}")
-            return self._job(row, self._before(db, row))
+            return self._job(row)
 
     def page(
         self, *, owner: str | None, states: Sequence[State], before: int | None, limit: int
@@ -160,116 +158,167 @@ class JobTable:
             wanted = wanted.where(JOBS.c.state.in_(states))
         if before is not None:
             wanted = wanted.where(JOBS.c.number < before)
-        with self.engine.connect() as db:
-            return [self._job(row, self._before(db, row)) for row in db.execute(wanted)]
+        with self._begin() as db:
+            return [self._job(row) for row in db.execute(wanted)]
 
-    def unfinished(self) -> list[Job]:
-        """All jobs that wait or run, in the order of their turns."""
-        wanted = sa.select(JOBS).where(JOBS.c.state.not_in(ENDED))
-        with self.engine.connect() as db:
-            rows = db.execute(wanted.order_by(JOBS.c.priority.desc(), JOBS.c.turn, JOBS.c.number))
-            return [self._job(row) for row in rows]
+    def place(self, job_id: str) -> Place:
+        """Where a waiting job stands."""
+        with self._begin() as db:
+            row = db.execute(
+                sa.select(JOBS.c.priority, JOBS.c.turn, JOBS.c.number).where(JOBS.c.id == job_id)
+            ).one()
+            earlier = sa.or_(
+                JOBS.c.priority > row.priority,
+                sa.and_(JOBS.c.priority == row.priority, JOBS.c.turn < row.turn),
+                sa.and_(JOBS.c.priority == row.priority, JOBS.c.turn == row.turn, JOBS.c.number < row.number),
+            )
+            wanted = sa.select(sa.func.count(), sa.func.sum(JOBS.c.units))
+            count, units = db.execute(wanted.where(JOBS.c.state == "queued", earlier)).one()
+            return Place(position=count, units=units or 0.0)
 
-    def turn(self, job_id: str) -> tuple[int, int]:
-        """Priority and turn of a job."""
-        with self.engine.connect() as db:
-            row = db.execute(sa.select(JOBS.c.priority, JOBS.c.turn).where(JOBS.c.id == job_id)).one()
-            return row.priority, row.turn
+    def places(self) -> dict[str, Place]:
+        """Where every waiting job stands, by id, in order."""
+        wanted = sa.select(JOBS.c.id, JOBS.c.units).where(JOBS.c.state == "queued").order_by(*ORDER)
+        places: dict[str, Place] = {}
+        before = 0.0
+        with self._begin() as db:
+            for position, (job_id, units) in enumerate(db.execute(wanted)):
+                places[job_id] = Place(position=position, units=before)
+                before += units
+        return places
 
     def waiting_units(self) -> float:
         """Work that waits, in units."""
-        with self.engine.connect() as db:
+        with self._begin() as db:
             return db.scalar(sa.select(sa.func.sum(JOBS.c.units)).where(JOBS.c.state == "queued")) or 0.0
 
-    def units(self, job_id: str) -> float:
-        """Work of a job, in units."""
-        with self.engine.connect() as db:
-            return float(db.scalar(sa.select(JOBS.c.units).where(JOBS.c.id == job_id)) or 0.0)
-
-    def units_before(self, job_id: str) -> float:
-        """Work that comes before a waiting job, in units: what runs, and what waits ahead of it."""
-        with self.engine.connect() as db:
-            row = db.execute(sa.select(JOBS).where(JOBS.c.id == job_id)).one()
-            ahead = sa.or_(JOBS.c.state == "running", sa.and_(JOBS.c.state == "queued", _ahead(row)))
-            return db.scalar(sa.select(sa.func.sum(JOBS.c.units)).where(ahead)) or 0.0
+    def running(self) -> dict[str, float]:
+        """Units of the jobs that run, by id."""
+        with self._begin() as db:
+            rows = db.execute(sa.select(JOBS.c.id, JOBS.c.units).where(JOBS.c.state == "running"))
+            return {job_id: float(units) for job_id, units in rows}
 
     def tally(self, states: Sequence[State]) -> int:
         """How many jobs are in these states."""
-        with self.engine.connect() as db:
-            return db.scalar(_count(JOBS.c.state.in_(states))) or 0
+        wanted = sa.select(sa.func.count()).select_from(JOBS).where(JOBS.c.state.in_(states))
+        with self._begin() as db:
+            return db.scalar(wanted) or 0
 
     def counts(self) -> dict[State, int]:
         """How many jobs there are, by state."""
         wanted = sa.select(JOBS.c.state, sa.func.count()).group_by(JOBS.c.state)
-        with self.engine.connect() as db:
+        with self._begin() as db:
             return {state: int(count) for state, count in db.execute(wanted)}
 
-    def start(self, job_id: str, worker: str) -> bool:
-        """Mark a job as running; False if it has ended meanwhile."""
-        values: dict[str, Any] = {"state": "running", "worker": worker}
-        started = sa.func.coalesce(JOBS.c.started, time.time())
-        return self._change(job_id, (*_WAITING,), {**values, "started": started})
+    def start(self, job_id: str, worker: str) -> int:
+        """Mark a job as running at a worker; beginnings since its last picture, 0 if it has ended."""
+        change = (
+            sa.update(JOBS)
+            .where(JOBS.c.id == job_id, JOBS.c.state.in_(WAITING))
+            .values(
+                state="running",
+                worker=worker,
+                attempts=JOBS.c.attempts + 1,
+                started=sa.func.coalesce(JOBS.c.started, time.time()),
+            )
+            .returning(JOBS.c.attempts)
+        )
+        with self._begin() as db:
+            return db.scalar(change) or 0
 
-    def add_made(self, job_id: str, made: Made) -> None:
-        """Record a finished picture, in place of an earlier one of the same index."""
-        with self.engine.begin() as db:
-            old = json.loads(db.scalar(sa.select(JOBS.c.made).where(JOBS.c.id == job_id)) or "[]")
-            rows = [row for row in old if row["index"] != made.index] + [asdict(made)]
-            db.execute(sa.update(JOBS).where(JOBS.c.id == job_id).values(made=json.dumps(rows)))
+    def add_made(self, job_id: str, worker: str, made: Made) -> bool:
+        """Record a finished picture, in place of an earlier one of the same index.
+
+        Returns False if the job is no longer the worker's: it has ended, or another has taken it over.
+        """
+        mine = sa.and_(JOBS.c.id == job_id, JOBS.c.state == "running", JOBS.c.worker == worker)
+        with self._begin() as db:
+            old = db.scalar(sa.select(JOBS.c.made).where(mine).with_for_update())
+            if old is None:
+                return False
+            rows = [row for row in json.loads(old) if row["index"] != made.index] + [asdict(made)]
+            db.execute(sa.update(JOBS).where(mine).values(made=json.dumps(rows), attempts=0))
+            return True
 
     def end(
         self,
         job_id: str,
+        worker: str,
         state: State,
         *,
         fault: Fault | None = None,
         timings: Mapping[str, float] | None = None,
     ) -> bool:
-        """Bring a job to its end; False if it has one already."""
-        values = {
-            "state": state,
-            "finished": time.time(),
-            "fault": None if fault is None else json.dumps(asdict(fault)),
-            "timings": json.dumps(dict(timings or {})),
-            "wish": None,
-        }
-        return self._change(job_id, _WAITING, values)
-
-    def wish(self, job_id: str, wish: str | None) -> None:
-        """Leave word for the worker that runs the job."""
-        self._change(job_id, _WAITING, {"wish": wish})
-
-    def wished(self, job_id: str) -> str | None:
-        """The word left for a job's worker."""
-        with self.engine.connect() as db:
-            return db.scalar(sa.select(JOBS.c.wish).where(JOBS.c.id == job_id))
-
-    def rates(self, last: int = 20) -> Sequence[tuple[float, float]]:
-        """Units and seconds of the last finished jobs."""
-        wanted = (
-            sa.select(JOBS.c.units, JOBS.c.finished - JOBS.c.started)
-            .where(JOBS.c.state == "done", JOBS.c.started.is_not(None), JOBS.c.script.is_(None))
-            .order_by(JOBS.c.number.desc())
-            .limit(last)
+        """Bring a worker's job to its end; False if it is no longer the worker's."""
+        change = (
+            sa.update(JOBS)
+            .where(JOBS.c.id == job_id, JOBS.c.state == "running", JOBS.c.worker == worker)
+            .values(
+                state=state,
+                finished=time.time(),
+                seconds=sum((timings or {}).values()),
+                fault=None if fault is None else json.dumps(asdict(fault)),
+                timings=json.dumps(dict(timings or {})),
+                wish=None,
+            )
         )
-        with self.engine.connect() as db:
-            return [(float(units), float(seconds)) for units, seconds in db.execute(wanted)]
+        with self._begin() as db:
+            return bool(db.execute(change).rowcount)
+
+    def cancel_waiting(self, *, owner: str | None = None, job_id: str | None = None) -> list[str]:
+        """End jobs that have not begun: all of an owner, or one; their ids."""
+        change = (
+            sa.update(JOBS).where(JOBS.c.state == "queued").values(state="cancelled", finished=time.time())
+        )
+        if owner is not None:
+            change = change.where(JOBS.c.owner == owner)
+        if job_id is not None:
+            change = change.where(JOBS.c.id == job_id)
+        with self._begin() as db:
+            return list(db.scalars(change.returning(JOBS.c.id)))
+
+    def wish(self, job_id: str, wish: Wish) -> None:
+        """Leave word for the worker that runs the job; to cancel outlives to skip."""
+        change = sa.update(JOBS).where(JOBS.c.id == job_id, JOBS.c.state == "running").values(wish=wish)
+        if wish == "skip":
+            change = change.where(JOBS.c.wish.is_(None))
+        with self._begin() as db:
+            db.execute(change)
+
+    def take_wish(self, job_id: str) -> Wish | None:
+        """The word left for a job's worker; to skip is told once."""
+        with self._begin() as db:
+            wish: Wish | None = db.scalar(sa.select(JOBS.c.wish).where(JOBS.c.id == job_id))
+            if wish == "skip":
+                db.execute(sa.update(JOBS).where(JOBS.c.id == job_id, JOBS.c.wish == wish).values(wish=None))
+            return wish
+
+    def units(self, job_id: str) -> float:
+        """Work of a job, in units."""
+        with self._begin() as db:
+            return float(db.scalar(sa.select(JOBS.c.units).where(JOBS.c.id == job_id)) or 0.0)
 
     def close(self) -> None:
         """Let go of the database."""
         self.engine.dispose()
 
-    def _change(self, job_id: str, states: Sequence[State], values: Mapping[str, Any]) -> bool:
-        change = sa.update(JOBS).where(JOBS.c.id == job_id, JOBS.c.state.in_(states)).values(**values)
-        with self.engine.begin() as db:
-            return bool(db.execute(change).rowcount)
+    def rates(self, last: int = 20) -> Sequence[tuple[float, float]]:
+        """Units and seconds of the last finished jobs."""
+        wanted = (
+            sa.select(JOBS.c.units, JOBS.c.seconds)
+            .where(JOBS.c.state == "done", JOBS.c.seconds > 0, JOBS.c.script.is_(None))
+            .order_by(JOBS.c.number.desc())
+            .limit(last)
+        )
+        with self._begin() as db:
+            return [(float(units), float(seconds)) for units, seconds in db.execute(wanted)]
 
-    def _before(self, db: sa.Connection, row: Any) -> int:
-        if row.state != "queued":
-            return 0
-        return db.scalar(_count(sa.and_(JOBS.c.state == "queued", _ahead(row)))) or 0
+    @contextmanager
+    def _begin(self) -> Iterator[sa.Connection]:
+        with faults(self.engine), self.engine.begin() as db:
+            yield db
 
-    def _job(self, row: Any, position: int = 0) -> Job:
+    def _job(self, row: Any) -> Job:
         made = sorted((Made(**each) for each in json.loads(row.made)), key=lambda each: each.index)
         return Job(
             id=row.id,
@@ -280,7 +329,6 @@ class JobTable:
             script=None if row.script is None else Script(**json.loads(row.script)),
             priority=row.priority,
             state=row.state,
-            position=position if row.state == "queued" else None,
             key=row.key,
             created=row.created,
             started=row.started,
@@ -291,47 +339,26 @@ class JobTable:
         )
 
 
-REMEDY = "close the program that has it open, or bring the file back from a copy"
-_WAITING: tuple[State, ...] = ("queued", "running")
+def _known(db: sa.Connection, order: Order) -> Any:
+    """The row of a job with the order's key."""
+    if order.key is None:
+        return None
+    return db.execute(sa.select(JOBS).where(JOBS.c.owner == order.owner, JOBS.c.key == order.key)).first()
 
 
-def connect(url: str) -> sa.Engine:
-    """Open a database; an SQLite file is checked first.
+def _turn(db: sa.Connection, order: Order) -> int:
+    """Start-time fair queueing (Goyal et al. 1996): each owner's jobs line up behind one another only.
 
-    Raises StorageError: it is damaged, locked or out of reach.
+    A job's turn comes after the owner's last waiting one, and never before what has begun; what was cancelled
+    while it waited has not.
     """
-    engine = sa.create_engine(url, pool_pre_ping=True)
-    if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _pragmas)
-    try:
-        with engine.connect() as db:
-            if engine.dialect.name == "sqlite":
-                answer = db.scalar(sa.text("pragma quick_check(1)"))
-                if answer != "ok":
-                    raise StorageError(f"{engine.url.database} is damaged: {answer}; {REMEDY}")
-    except (OperationalError, DatabaseError) as error:
-        where = engine.url.render_as_string(hide_password=True)
-        raise StorageError(f"{where}: {error.orig}; {REMEDY}") from error
-    return engine
-
-
-def _pragmas(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
-        cursor.execute(f"pragma {pragma}")
-    cursor.close()
-
-
-def sqlite_url(path: Path) -> str:
-    """The address of an SQLite file."""
-    return f"sqlite:///{path.absolute().as_posix()}"
-
-
-def _count(condition: Any) -> Any:
-    return sa.select(sa.func.count()).select_from(JOBS).where(condition)
-
-
-def _ahead(row: Any) -> Any:
-    """The condition that a waiting job comes before the one of this row."""
-    earlier = sa.or_(JOBS.c.turn < row.turn, sa.and_(JOBS.c.turn == row.turn, JOBS.c.number < row.number))
-    return sa.or_(JOBS.c.priority > row.priority, sa.and_(JOBS.c.priority == row.priority, earlier))
+    begun = [
+        db.scalar(sa.select(sa.func.max(JOBS.c.turn)).where(JOBS.c.state == state))
+        for state in ("running", "done", "failed")
+    ]
+    mine = db.scalar(
+        sa.select(sa.func.max(JOBS.c.turn)).where(
+            JOBS.c.owner == order.owner, JOBS.c.state == "queued", JOBS.c.priority == order.priority
+        )
+    )
+    return max(turn or 0 for turn in (*begun, mine)) + 1

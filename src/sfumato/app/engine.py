@@ -1,14 +1,12 @@
 """The one place with state: settings, checkpoints, the durable queue and what it has made.
 
-submit ─ checked, seeds drawn ─ table of jobs ─ queue ─ runner ─ files ─┬─ table
-                                                                       └─ board ─ watch
+submit ─ checked, seeds drawn ─ table of jobs and queue ─ maker ─ runner ─ files ─┬─ table
+                                                                                  └─ board ─ watch
 """
 
 from __future__ import annotations
 
-import logging
 import secrets
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,38 +17,25 @@ from typing import Self
 import torch
 from filelock import FileLock, Timeout
 
-from sfumato import __version__
 from sfumato.app.board import Board
 from sfumato.app.codec import Inputs
-from sfumato.app.database import JobTable, Order, sqlite_url
+from sfumato.app.database import JobTable, Order, Place, Wish
 from sfumato.app.gallery import Gallery
-from sfumato.app.jobs import Event, Fault, Job, Progress, Script, State
-from sfumato.app.queue import DurableQueue, Unfinished
-from sfumato.app.runner import Halt, Runner, StoppedError, sweep
+from sfumato.app.jobs import HIGHEST, LOWEST, Event, Job, Progress, Script, State
+from sfumato.app.maker import Maker
+from sfumato.app.pace import Pace, units_of
+from sfumato.app.queue import DurableQueue
+from sfumato.app.runner import Runner, sweep
 from sfumato.app.settings import Settings
-from sfumato.errors import (
-    ConflictError,
-    OutOfMemoryError,
-    OutputError,
-    QueueFullError,
-    RequestError,
-    SfumatoError,
-)
+from sfumato.app.storage import connect, sqlite_url
+from sfumato.errors import ConflictError, QueueFullError, RequestError, StorageError
 from sfumato.pipeline.plan import draw_seed
 from sfumato.pipeline.shelf import ModelShelf
 from sfumato.types import Request
-
-log = logging.getLogger(__name__)
+from sfumato.weights.atomic import atomic_file
 
 LOOK = 2.0  # seconds after which a watched job is looked up again, whatever the board says
-CODES = {  # of an error's class: the word programs go by
-    "RequestError": "request",
-    "PromptError": "prompt",
-    "ModelNotFoundError": "model_not_found",
-    "WeightsError": "model_broken",
-    "OutOfMemoryError": "out_of_memory",
-    "OutputError": "output",
-}
+MAX_KEY = 200  # characters
 
 
 class Engine:
@@ -61,23 +46,21 @@ class Engine:
 
         Raises:
             ConflictError: another process has the data folder.
-            StorageError: the database is damaged or out of reach.
+            StorageError: the database is damaged or out of reach, or the data folder cannot be written.
             RequestError: no such device or dtype here.
         """
         self.settings = settings
-        settings.data.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(settings.data / "lock")
+        self._lock = _locked(settings)
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ConflictError(
-                f"{settings.data} is in use by another sfumato; stop it, or give another folder with --data"
-            ) from error
-        url = settings.database_url or sqlite_url(settings.data / "jobs.sqlite")
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self) -> None:
+        settings = self.settings
         self.inputs = Inputs(settings.data / "inputs")
         self.board = Board()
-        self._table = JobTable(url, self.inputs)
-        self.gallery = Gallery(self._table.engine, settings.outputs, settings.data / "thumbnails")
         self.shelf = ModelShelf(
             settings.models,
             device=settings.device,
@@ -86,6 +69,21 @@ class Engine:
             limit=settings.model_memory,
             paths=False,  # who asks may be anybody; a path would open any file of this machine
         )
+        database = connect(settings.database_url or sqlite_url(settings.data / "jobs.sqlite"))
+        self._table = JobTable(database, self.inputs)
+        self.gallery = Gallery(database, settings.outputs, settings.data / "thumbnails")
+        self._pace = Pace(self._table.rates())
+        worker = _name(settings)
+        self._maker = Maker(
+            table=self._table,
+            board=self.board,
+            pace=self._pace,
+            worker=worker,
+            attempts=settings.attempts,
+            step_limit=settings.step_limit,
+            shared=settings.database_url is not None,
+            forget=self.shelf.clear,
+        )
         self._runner = Runner(
             shelf=self.shelf,
             table=self._table,
@@ -93,16 +91,12 @@ class Engine:
             inputs=self.inputs,
             board=self.board,
             settings=settings,
-            halted=self._halted,
+            worker=worker,
+            halted=self._maker.halted,
         )
-        self._halts: dict[str, Halt] = {}
-        self._closing = threading.Event()
-        self._idle = threading.Condition()
-        self._busy: str | None = None
-        self._rate: float | None = None  # seconds a unit of work
-        self._phases: dict[str, tuple[int, float]] = {}
-        self._worker = self._name()
-        self._queue = DurableQueue(url, self._work, worker=self._worker, version=__version__)
+        self._queue = DurableQueue(
+            database, lambda job_id: self._maker.work(job_id, self._runner), worker=worker
+        )
 
     def start(self) -> None:
         """Begin to make jobs, those first that an earlier process has left.
@@ -113,12 +107,10 @@ class Engine:
             torch.set_num_threads(self.settings.threads)
         sweep(self.settings.outputs)
         self._queue.start()
-        for job in self._table.unfinished():  # taken in, but not yet in the queue when the process ended
-            self._enqueue(job.id)
 
     def drain(self) -> None:
         """Take nothing more in and begin nothing more; what runs goes on."""
-        self._closing.set()
+        self._maker.drain()
 
     def close(self, grace: float = 0.0) -> None:
         """Take nothing more in, give the running job some time, and let go of everything.
@@ -128,12 +120,9 @@ class Engine:
         Args:
             grace: seconds.
         """
-        self.drain()
-        with self._idle:
-            if not self._idle.wait_for(lambda: self._busy is None, grace) and self._busy:
-                self._halts[self._busy] = "stop"
-            self._idle.wait_for(lambda: self._busy is None, 60)
+        self._maker.finish(grace)
         self._queue.stop()
+        self._maker.leave()
         self._table.close()
         self.shelf.clear()
         self._lock.release()
@@ -174,15 +163,12 @@ class Engine:
             ConflictError: the key stands for another request.
             RequestError: a priority out of range, or the engine is closing.
         """
-        if not -10 <= priority <= 10:
-            raise RequestError(f"priority={priority} is outside -10 to 10")
-        if self._closing.is_set():
+        if not LOWEST <= priority <= HIGHEST:
+            raise RequestError(f"priority={priority} is outside {LOWEST} to {HIGHEST}")
+        if key is not None and not (0 < len(key) <= MAX_KEY and key.isprintable()):
+            raise RequestError(f"a key of {len(key)} characters; expected 1 to {MAX_KEY} printable ones")
+        if self._maker.draining:
             raise QueueFullError("the server is shutting down; try again in a minute", retry_after=60)
-        if self.waiting() >= self.settings.queue_limit:
-            wait = max(1.0, self._seconds(self._table.waiting_units()) / 10)
-            raise QueueFullError(
-                f"{self.settings.queue_limit} jobs wait already; come back in {wait:.0f} s", retry_after=wait
-            )
         settled = settled_seeds(request, key)
         order = Order(
             id=uuid.uuid4().hex,
@@ -194,9 +180,12 @@ class Engine:
             units=units_of(settled),
             key=key,
         )
-        job, new = self._table.add(order)
+        waiting = self.waiting()
+        if waiting >= self.settings.queue_limit and not self._table.has_key(owner, key):
+            wait = min(max(1.0, self._pace.seconds(self._table.waiting_units()) / waiting), 600.0)
+            raise QueueFullError(f"{waiting} jobs wait already; come back in {wait:.0f} s", retry_after=wait)
+        job, new = self._table.add(order, self._queue.put)
         if new:
-            self._enqueue(job.id)
             self.board.touch(job.id)
         return self._told(job)
 
@@ -213,7 +202,11 @@ class Engine:
         limit: int = 50,
     ) -> list[Job]:
         """A page of jobs, the newest first; see `JobTable.page`."""
-        return self._table.page(owner=owner, states=states, before=before, limit=limit)
+        page = self._table.page(owner=owner, states=states, before=before, limit=limit)
+        if all(job.ended for job in page):
+            return page
+        places, busy = self._table.places(), self._busy()
+        return [self._placed(job, places.get(job.id, Place()), busy) for job in page]
 
     def waiting(self) -> int:
         """How many jobs wait."""
@@ -225,11 +218,11 @@ class Engine:
 
     def takes_jobs(self) -> bool:
         """Whether a job would be taken in. Raises StorageError: the database is out of reach."""
-        return not self._closing.is_set() and self.waiting() < self.settings.queue_limit
+        return not self._maker.draining and self.waiting() < self.settings.queue_limit
 
     def phases(self) -> Mapping[str, tuple[int, float]]:
         """What this process's finished jobs took: how often, and seconds in all, by phase."""
-        return MappingProxyType(dict(self._phases))
+        return MappingProxyType(dict(self._maker.phases))
 
     def progress(self, job_id: str) -> Progress | None:
         """How far a running job is; None where it does not run in this process."""
@@ -248,6 +241,17 @@ class Engine:
         Raises JobNotFoundError: none, or another owner's.
         """
         return self._halt(job_id, owner, "skip")
+
+    def interrupt(self, owner: str) -> int:
+        """Cancel all that an owner has waiting or running; how many jobs that are."""
+        waiting = self._table.cancel_waiting(owner=owner)
+        self._queue.cancel(waiting)
+        running = self._table.page(owner=owner, states=["running"], before=None, limit=1000)
+        for job in running:
+            self.cancel(job.id)
+        for job_id in waiting:
+            self.board.touch(job_id)
+        return len(waiting) + len(running)
 
     def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """Wait until a job has ended, or for `timeout` seconds; the job as it then is."""
@@ -295,106 +299,66 @@ class Engine:
             if not job.ended:
                 time.sleep(every)
 
-    def _enqueue(self, job_id: str) -> None:
-        priority, turn = self._table.turn(job_id)
-        self._queue.put(job_id, priority=priority, turn=turn)
-
-    def _halt(self, job_id: str, owner: str | None, halt: Halt) -> Job:
+    def _halt(self, job_id: str, owner: str | None, halt: Wish) -> Job:
         job = self._table.get(job_id, owner)
-        if job.state == "queued" and self._table.end(job_id, "cancelled"):
-            self._queue.cancel(job_id)
+        if self._table.cancel_waiting(job_id=job_id):
+            self._queue.cancel([job_id])
         elif not job.ended:
-            self._halts[job_id] = halt
             self._table.wish(job_id, halt)
+            self._maker.halt(job_id, halt)
         self.board.touch(job_id)
         return self.job(job_id)
 
-    def _halted(self, job_id: str) -> Halt | None:
-        """What a running job was told; to skip is told once."""
-        return self._halts.pop(job_id) if self._halts.get(job_id) == "skip" else self._halts.get(job_id)
-
-    def _work(self, job_id: str) -> str:
-        """Make a job, called by the queue; how it ended."""
-        if self._closing.is_set():
-            raise Unfinished(job_id)
-        if not self._table.start(job_id, self._worker):
-            return self._table.get(job_id).state
-        job = self._table.get(job_id)
-        with self._idle:
-            self._busy = job_id
-        self.board.post(Progress(job=job_id))
-        began = time.perf_counter()
-        try:
-            state, fault, timings = self._made(job)
-            if state == "running":
-                raise Unfinished(job_id)
-            if job.script is None:
-                self._learn(job, time.perf_counter() - began)
-            self._table.end(job_id, state, fault=fault, timings=timings)
-            for phase, seconds in {"wait": (job.started or job.created) - job.created, **timings}.items():
-                count, total = self._phases.get(phase, (0, 0.0))
-                self._phases[phase] = count + 1, total + max(0.0, seconds)
-        finally:
-            self._halts.pop(job_id, None)
-            self.board.clear(job_id)
-            with self._idle:
-                self._busy = None
-                self._idle.notify_all()
-        return state
-
-    def _made(self, job: Job) -> tuple[State, Fault | None, dict[str, float]]:
-        """Run a job; its state, what was wrong, seconds by phase. Nothing it can meet ends the engine."""
-        try:
-            return "done", None, self._runner.run(job)
-        except StoppedError as stopped:
-            return ("running" if stopped.halt == "stop" else "cancelled"), None, {}
-        except SfumatoError as error:
-            return "failed", fault_of(error), {}
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            self.shelf.clear()
-            text = f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}"
-            return "failed", Fault(code="out_of_memory", message=text[:300]), {}
-        except Exception:  # what nobody foresaw is the job's end, not the server's
-            log.exception("job %s", job.id)
-            return (
-                "failed",
-                Fault(code="internal", message="an unforeseen error; the log has its details"),
-                {},
-            )
-
     def _told(self, job: Job) -> Job:
-        """The job with an estimate of when it will be done."""
+        """The job with its place and an estimate of when it will be done."""
         if job.ended:
             return job
-        progress = self.board.read(job.id)
-        if progress is not None and progress.seconds_left is not None:
-            return replace(job, estimate=progress.seconds_left)
-        own = self._seconds(self._table.units(job.id))
+        place = self._table.place(job.id) if job.state == "queued" else Place()
+        return self._placed(job, place, self._busy() if job.state == "queued" else 0.0)
+
+    def _placed(self, job: Job, place: Place, busy: float) -> Job:
+        own = self._pace.seconds(units_of(job.request))
         if job.state == "running":
-            return replace(job, estimate=own)
-        ahead = self._table.units_before(job.id)
-        return replace(job, estimate=own + self._seconds(ahead))
+            progress = self.board.read(job.id)
+            known = progress is not None and progress.seconds_left is not None
+            return replace(job, estimate=progress.seconds_left if progress and known else own)
+        if job.ended:
+            return job
+        return replace(job, position=place.position, estimate=own + busy + self._pace.seconds(place.units))
 
-    def _seconds(self, units: float) -> float:
-        """How long work takes, by what the last jobs took."""
-        if self._rate is None:
-            done = self._table.rates()
-            total = sum(units for units, _ in done)
-            self._rate = sum(seconds for _, seconds in done) / total if total else 1e-4
-        return units * self._rate
+    def _busy(self) -> float:
+        """Seconds until the jobs that run are done."""
+        left = 0.0
+        for job_id, units in self._table.running().items():
+            progress = self.board.read(job_id)
+            left += self._pace.seconds(units * (1 - (progress.share if progress else 0.0)))
+        return left
 
-    def _learn(self, job: Job, seconds: float) -> None:
-        units = self._table.units(job.id)
-        if units > 0:
-            rate = seconds / units
-            self._rate = rate if self._rate is None else 0.7 * self._rate + 0.3 * rate
 
-    def _name(self) -> str:
-        """A name that this data folder keeps: a restart finds what it had begun."""
-        path = self.settings.data / "worker"
-        if not path.is_file():
-            path.write_text(secrets.token_hex(8), "ascii")
-        return path.read_text("ascii").strip()
+def _locked(settings: Settings) -> FileLock:
+    """The data folder, for this process alone."""
+    try:
+        settings.data.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(settings.data / "lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConflictError(
+            f"{settings.data} is in use by another sfumato; stop it, or give another folder with --data"
+        ) from error
+    except OSError as error:
+        raise StorageError(
+            f"{settings.data} cannot be written: {error.strerror or error}; give another folder with --data"
+        ) from error
+    return lock
+
+
+def _name(settings: Settings) -> str:
+    """A name that this data folder keeps: a restart finds what it had begun."""
+    path = settings.data / "worker"
+    if not path.is_file() or not path.read_text("ascii").strip():
+        with atomic_file(path) as file:
+            file.write(secrets.token_hex(8).encode())
+    return path.read_text("ascii").strip()
 
 
 def settled_seeds(request: Request, key: str | None) -> Request:
@@ -406,28 +370,3 @@ def settled_seeds(request: Request, key: str | None) -> Request:
         seed = draw_seed() if key is None else uuid.uuid5(uuid.NAMESPACE_URL, key).int % 2**32
         request = replace(request, variation=replace(request.variation, seed=seed))
     return request
-
-
-def units_of(request: Request) -> float:
-    """Work of a request: thousands of pixels times steps, of all its pictures and passes."""
-    canvas = request.canvas
-    pixels = (canvas.width or 512) * (canvas.height or 512) / 1000
-    pictures = canvas.batch_size * canvas.batch_count
-    units = pixels * request.sampling.steps
-    if request.hires.enabled:
-        units += pixels * request.hires.scale**2 * (request.hires.steps or request.sampling.steps)
-    return units * pictures
-
-
-def fault_of(error: SfumatoError) -> Fault:
-    """An error as it stands in a job."""
-    for kind in type(error).__mro__:
-        if kind.__name__ in CODES:
-            code = CODES[kind.__name__]
-            break
-    else:
-        code = "error"
-    if isinstance(error, OutputError) and "no space" in str(error):
-        code = "no_space"
-    assert not isinstance(error, OutOfMemoryError) or code == "out_of_memory"
-    return Fault(code=code, message=" ".join(str(error).split()))

@@ -18,7 +18,6 @@ import sqlalchemy as sa
 from PIL import Image
 from sqlalchemy.exc import DatabaseError
 
-from sfumato.app.database import REMEDY
 from sfumato.app.gallery_files import PictureFiles
 from sfumato.app.gallery_table import (
     MAX_PAGE,
@@ -37,6 +36,7 @@ from sfumato.app.gallery_table import (
 )
 from sfumato.app.gallery_vectors import Vectors, describe
 from sfumato.app.gallery_words import found, words_of
+from sfumato.app.storage import REMEDY
 from sfumato.errors import PictureNotFoundError, RequestError, StorageError
 from sfumato.text.words import query
 

@@ -1,21 +1,25 @@
 """The durable queue: DBOS decides who runs next and sees that what was begun is brought to its end.
 
-DBOS keeps one workflow a job in its own tables, in the database where the table of jobs is. A workflow that a
-killed process had begun is begun again by the next. There is one DBOS in a process, so there is one queue.
+DBOS keeps one workflow a job in its own tables, in the database where the table of jobs is; a job and its
+workflow are written in one transaction. A workflow that a killed process had begun goes back into the queue
+when that process starts again, or when another takes it over. There is one DBOS in a process, so there is one
+queue.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from dbos import DBOS, DBOSConfig, SetEnqueueOptions, SetWorkflowID, error
+import sqlalchemy as sa
+from dbos import DBOS, DBOSClient, DBOSConfig, error
 
 from sfumato.errors import StorageError
 
 NAME = "sfumato"
 QUEUE = "generate"
+WORKFLOW = "make"
+FORM = "1"  # of the workflow, not of the program: a new program ends what an old one has begun
 POLL = 0.05  # seconds between two looks at the queue
 TURNS = 10**8  # turns that each priority has room for
 
@@ -23,28 +27,27 @@ Work = Callable[[str], str]
 
 
 class Unfinished(BaseException):  # no error, and nothing may catch it as one
-    """Raised by the work on a job that is to be begun again by the next process."""
+    """Raised by the work on a job that is to be begun again by another process."""
 
 
 class DurableQueue:
     """Runs jobs by their ids, one at a time in this process."""
 
-    def __init__(self, url: str, work: Work, *, worker: str, version: str) -> None:
+    def __init__(self, engine: sa.Engine, work: Work, *, worker: str) -> None:
         """Get ready; nothing runs before `start`.
 
         Args:
-            url: of the database.
+            engine: the database.
             work: makes the job of an id, and says how it ended; or raises Unfinished. It is called again for
                 the same job where a process was killed in the midst of it.
-            worker: a name that this process keeps over restarts, and no other has.
-            version: of the program; jobs are recovered by processes of the same version.
+            worker: a name that this process keeps over restarts, and no other that runs has.
         """
         logging.getLogger("dbos").setLevel(logging.WARNING)
         config: DBOSConfig = {
             "name": NAME,
-            "system_database_url": url,
+            "system_database_url": engine.url.render_as_string(hide_password=False),
             "executor_id": worker,
-            "application_version": version,
+            "application_version": FORM,
             "log_level": "WARNING",
             "enable_otlp": False,
         }
@@ -53,7 +56,9 @@ class DurableQueue:
         def make(job_id: str) -> str:
             return work(job_id)
 
-        self._workflow: Any = DBOS.workflow(name="make")(make)
+        # However often a process was killed under a job, it is DBOS that never gives it up; the work may.
+        DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)(make)
+        self._client = DBOSClient(system_database_engine=engine, application_name=NAME, lazy=True)
 
     def start(self, *, listen: bool = True) -> None:
         """Begin to run jobs, the interrupted ones first.
@@ -69,25 +74,38 @@ class DurableQueue:
                 DBOS.listen_queues([])
             DBOS.launch()
             DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLL)
-        except (error.DBOSException, OSError) as fault:
-            raise StorageError(f"the queue cannot be started: {fault}") from fault
+        except (error.DBOSException, sa.exc.DBAPIError, OSError) as fault:
+            raise StorageError(f"the queue cannot be started: {str(fault).splitlines()[0]}") from fault
 
-    def put(self, job_id: str, *, priority: int, turn: int) -> None:
-        """Queue a job, once however often it is called.
+    def put(self, db: sa.Connection, job_id: str, priority: int, turn: int) -> None:
+        """Queue a job, with the transaction in which it is written.
 
         Args:
+            db: the transaction.
             job_id: of the job.
             priority: -10 to 10, the highest first.
             turn: among jobs of a priority, the lowest first.
         """
-        place = (10 - priority) * TURNS + turn % TURNS + 1
-        with SetWorkflowID(job_id), SetEnqueueOptions(priority=place):
-            DBOS.enqueue_workflow(QUEUE, self._workflow, job_id)
+        self._client.enqueue_in_transaction(
+            db,
+            {
+                "workflow_name": WORKFLOW,
+                "queue_name": QUEUE,
+                "workflow_id": job_id,
+                "app_version": FORM,
+                "priority": (10 - priority) * TURNS + turn % TURNS + 1,
+            },
+            job_id,
+        )
 
-    def cancel(self, job_id: str) -> None:
-        """Take a waiting job out of the queue."""
-        DBOS.cancel_workflow(job_id)
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """Take waiting jobs out of the queue."""
+        self._client.cancel_workflows(list(job_ids))
+
+    def take_over(self, worker: str) -> None:
+        """Put back into the queue what a worker had begun that runs no more."""
+        DBOS._recover_pending_workflows([worker])
 
     def stop(self) -> None:
-        """Let go of everything. What runs is left to be recovered."""
+        """Let go of everything. What runs is left to be begun again."""
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=0)

@@ -20,6 +20,7 @@ from sfumato.app.jobs import Job, Made, Progress, Script
 from sfumato.app.preview import LinearPreview
 from sfumato.app.scripts import Bench, Piece, make_script
 from sfumato.app.settings import Settings
+from sfumato.app.storage import faults
 from sfumato.pipeline import images
 from sfumato.pipeline.generate import generate
 from sfumato.pipeline.shelf import ModelShelf
@@ -50,6 +51,7 @@ class Runner:
     inputs: Inputs
     board: Board
     settings: Settings
+    worker: str  # whose jobs these are
     halted: Callable[[str], Halt | None]  # what a job was told
     file_format: str = "png"
     _previews: dict[str, LinearPreview] = field(default_factory=dict)
@@ -200,8 +202,11 @@ class Runner:
             seed=piece.seed,
             infotext=piece.infotext,
         )
-        self.gallery.add(of_job(job, made, piece.image, piece.request, self.inputs))
-        self.table.add_made(job.id, made)  # last: what is not in it is made again
+        with faults(self.table.engine):
+            self.gallery.add(of_job(job, made, piece.image, piece.request, self.inputs))
+        # Last: what is not in the table is made again.
+        if not self.table.add_made(job.id, self.worker, made):  # taken over by another, or given up
+            raise StoppedError("cancel")
         self.board.touch(job.id)
 
 

@@ -58,6 +58,12 @@ class Settings(BaseSettings):
         description="postgresql://… for many machines; unset = a file in the data folder",
     )
     queue_limit: int = Field(default=10_000, ge=1, description="jobs that may wait")
+    attempts: int = Field(
+        default=10, ge=1, description="crashes that a job may have seen before it is given up"
+    )
+    step_limit: float = Field(
+        default=3600.0, gt=0, description="seconds a step may take before a job is given up"
+    )
     login: bool = Field(default=False, description="a token or password even from this machine")
     api_auth: str | None = Field(default=None, repr=False, description="user:password,user2:password2")
     token_file: Path | None = Field(default=None, description="the token's file; unset = in the data folder")

@@ -1,0 +1,203 @@
+"""The worker of a process: takes jobs one after another from the queue and brings each to one end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeVar
+
+import torch
+
+from sfumato.app.board import Board
+from sfumato.app.database import JobTable
+from sfumato.app.jobs import Fault, Job, Progress, State
+from sfumato.app.pace import Pace
+from sfumato.app.queue import Unfinished
+from sfumato.app.runner import Halt, Runner, StoppedError
+from sfumato.errors import OutputError, SfumatoError, StorageError
+
+log = logging.getLogger(__name__)
+
+STOP = 60.0  # seconds that a job has to come to its next step
+RETRY = 1.0  # seconds between two attempts to write an end down
+CODES: Mapping[str, str] = MappingProxyType(
+    {  # of an error's class: the word programs go by
+        "RequestError": "request",
+        "PromptError": "prompt",
+        "ModelNotFoundError": "model_not_found",
+        "WeightsError": "model_broken",
+        "OutOfMemoryError": "out_of_memory",
+        "OutputError": "output",
+        "StorageError": "storage",
+    }
+)
+End = tuple[State, Fault | None, dict[str, float]]  # "running" = it is to be begun again
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True, eq=False)
+class Maker:
+    """Makes jobs; knows what it was told about them."""
+
+    table: JobTable
+    board: Board
+    pace: Pace
+    worker: str  # its name
+    attempts: int  # beginnings of a job that bring no picture, at most
+    step_limit: float  # seconds between two signs of life, at most
+    shared: bool  # whether other processes may leave word in the table
+    forget: Callable[[], object]  # lets go of what fills the memory
+    phases: dict[str, tuple[int, float]] = field(default_factory=dict)  # how often, and seconds in all
+    _halts: dict[str, Halt] = field(default_factory=dict)
+    _draining: threading.Event = field(default_factory=threading.Event)
+    _left: threading.Event = field(default_factory=threading.Event)
+    _idle: threading.Condition = field(default_factory=threading.Condition)
+    _busy: str | None = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing more is begun."""
+        return self._draining.is_set()
+
+    def drain(self) -> None:
+        """Begin nothing more; what runs goes on."""
+        self._draining.set()
+
+    def finish(self, grace: float) -> None:
+        """Begin nothing more, and stop what runs after `grace` seconds."""
+        self.drain()
+        with self._idle:
+            if not self._idle.wait_for(lambda: self._busy is None, grace) and self._busy:
+                self._halts[self._busy] = "stop"
+            self._idle.wait_for(lambda: self._busy is None, STOP)
+
+    def leave(self) -> None:
+        """Give back what was not begun or not finished; the queue is stopped."""
+        self._left.set()
+
+    def halt(self, job_id: str, halt: Halt) -> None:
+        """Tell a job that runs here."""
+        with self._idle:
+            if self._busy == job_id and not (halt == "skip" and job_id in self._halts):
+                self._halts[job_id] = halt
+
+    def halted(self, job_id: str) -> Halt | None:
+        """What a job was told; to skip is told once."""
+        halt = self._halts.get(job_id)
+        if halt == "skip":
+            self._halts.pop(job_id)
+        if halt is None and self.shared:
+            return self.table.take_wish(job_id)
+        return halt
+
+    def work(self, job_id: str, runner: Runner) -> str:
+        """Make a job, called by the queue; how it ended. Raises Unfinished: another process has to go on."""
+        if self.draining:
+            self._give_back(job_id)
+        attempt = self._insist(job_id, lambda: self.table.start(job_id, self.worker))
+        job = self._insist(job_id, lambda: self.table.get(job_id))
+        if not attempt:
+            return job.state
+        with self._idle:
+            self._busy = job_id
+        self.board.post(Progress(job=job_id))
+        try:
+            state, fault, timings = (
+                self._guarded(job, runner) if attempt <= self.attempts else _hopeless(attempt - 1)
+            )
+            if state != "running":
+                self._insist(
+                    job_id, lambda: self.table.end(job_id, self.worker, state, fault=fault, timings=timings)
+                )
+                self._count(job, timings)
+        finally:
+            self._halts.pop(job_id, None)
+            self.board.clear(job_id)
+            with self._idle:
+                self._busy = None
+                self._idle.notify_all()
+        if state == "running":
+            self._give_back(job_id)
+        return state
+
+    def _guarded(self, job: Job, runner: Runner) -> End:
+        """Run a job in a thread of its own, which is left alone where it gives no sign of life any more."""
+        ended: list[End] = []
+        thread = threading.Thread(
+            target=lambda: ended.append(self._made(job, runner)), name="make", daemon=True
+        )
+        thread.start()
+        version, seen = -1, time.monotonic()
+        while thread.is_alive():
+            thread.join(min(1.0, self.step_limit / 4))
+            if self._left.is_set():
+                raise Unfinished(job.id)
+            progress = self.board.read(job.id)
+            if progress is not None and progress.version != version:
+                version, seen = progress.version, time.monotonic()
+            elif time.monotonic() - seen > self.step_limit and thread.is_alive():
+                self.forget()
+                text = f"no step in {self.step_limit:.0f} s; given up"
+                log.error("job %s: %s", job.id, text)
+                return "failed", Fault(code="timeout", message=text), {}
+        return ended[0]
+
+    def _made(self, job: Job, runner: Runner) -> End:
+        """Run a job. Nothing it can meet ends the engine."""
+        try:
+            return "done", None, runner.run(job)
+        except StoppedError as stopped:
+            return ("running" if stopped.halt == "stop" else "cancelled"), None, {}
+        except SfumatoError as error:
+            return "failed", fault_of(error), {}
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            self.forget()
+            text = f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}"
+            return "failed", Fault(code="out_of_memory", message=text[:300]), {}
+        except Exception:  # what nobody foresaw is the job's end, not the server's
+            log.exception("job %s", job.id)
+            text = "an unforeseen error; the log has its details"
+            return "failed", Fault(code="internal", message=text), {}
+
+    def _insist(self, job_id: str, write: Callable[[], T]) -> T:
+        """Write until it succeeds: a full disk is no reason to forget how a job ended."""
+        while True:
+            try:
+                return write()
+            except StorageError as error:
+                log.error("job %s: %s", job_id, error)
+                if self._left.wait(RETRY):
+                    raise Unfinished(job_id) from error
+
+    def _give_back(self, job_id: str) -> None:
+        """Hold the queue's only place until the queue has stopped, so that it hands out nothing more."""
+        self._left.wait()
+        raise Unfinished(job_id)
+
+    def _count(self, job: Job, timings: Mapping[str, float]) -> None:
+        if job.script is None and timings:
+            self.pace.learn(self.table.units(job.id), sum(timings.values()))
+        for phase, seconds in {"wait": (job.started or job.created) - job.created, **timings}.items():
+            count, total = self.phases.get(phase, (0, 0.0))
+            self.phases[phase] = count + 1, total + max(0.0, seconds)
+
+
+def _hopeless(times: int) -> End:
+    text = f"the program ended {times} times while it was made, without a picture; given up"
+    return "failed", Fault(code="crashed", message=text), {}
+
+
+def fault_of(error: SfumatoError) -> Fault:
+    """An error as it stands in a job."""
+    code = next((CODES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in CODES), "error")
+    if isinstance(error, OutputError | StorageError) and _no_space(error):
+        code = "no_space"
+    return Fault(code=code, message=" ".join(str(error).split()))
+
+
+def _no_space(error: Exception) -> bool:
+    return any(words in str(error).lower() for words in ("no space", "disk is full", "quota"))
