@@ -136,6 +136,7 @@ def test_commands_and_their_options() -> None:
 
     visit(group, "")
     with_prompt = ["outputs", "models", "styles", "wildcards", "device", "dtype", "threads"]
+    gallery = ["outputs", "data", "database_url"]
     assert options == {
         "txt2img": [
             *(flag.name for flag in (PROMPT, *REQUEST_FLAGS)),
@@ -326,6 +327,28 @@ def test_commands_and_their_options() -> None:
         "users add": ["name", "admin", "data"],
         "users token": ["name", "data"],
         "users remove": ["name", "data"],
+        "gallery import": ["folder", "owner", *gallery],
+        "gallery search": [
+            "text",
+            "model",
+            "sampler",
+            "seed",
+            "since",
+            "until",
+            "size",
+            "tags",
+            "rating",
+            "state",
+            "limit",
+            "as_json",
+            *gallery,
+        ],
+        "gallery similar": ["image", "limit", "as_json", *gallery],
+        "gallery tag": ["pictures", "tags", "rating", *gallery],
+        "gallery trash": ["pictures", *gallery],
+        "gallery restore": ["pictures", *gallery],
+        "gallery empty-trash": gallery,
+        "gallery export": ["text", "form", *gallery],
         "models list": ["as_json", "models"],
         "models info": ["name", "as_json", "models"],
         "models add": ["path", "name", "link", "models"],

@@ -321,6 +321,14 @@ def with_server_data(command: Callable[..., None]) -> Callable[..., None]:
     return _with_flags(command, (), (), [flag for flag in SERVER_FLAGS if flag.field == "data"])
 
 
+def with_gallery(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(options, …)` the options that say where the gallery is."""
+    flags = [*SETTING_FLAGS, *SERVER_FLAGS]
+    return _with_flags(
+        command, (), (), [flag for flag in flags if flag.field in ("outputs", "data", "database_url")]
+    )
+
+
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give `command(options, …)` these options of the settings; none named = all but those for prompts."""
     flags = [

@@ -10,14 +10,15 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from PIL import Image
-from sqlalchemy.exc import DatabaseError
 
+from sfumato.app.codec import Inputs
 from sfumato.app.gallery_files import PictureFiles
 from sfumato.app.gallery_table import (
     MAX_PAGE,
@@ -36,8 +37,9 @@ from sfumato.app.gallery_table import (
 )
 from sfumato.app.gallery_vectors import Vectors, describe
 from sfumato.app.gallery_words import found, words_of
-from sfumato.app.storage import REMEDY
-from sfumato.errors import PictureNotFoundError, RequestError, StorageError
+from sfumato.app.settings import Settings
+from sfumato.app.storage import connect, faults, sqlite_url
+from sfumato.errors import PictureNotFoundError, RequestError
 from sfumato.text.words import query
 
 LATE = 1000  # numbers that another process may still be writing below the highest one seen
@@ -61,16 +63,15 @@ class Gallery:
         self.files = PictureFiles(outputs, thumbnails)
         self._words = words_of(database.dialect.name)
         self._vectors = Vectors()
-        try:
-            METADATA.create_all(database)
-            with database.begin() as db:
-                self._words.create(db)
-        except DatabaseError as error:
-            raise StorageError(f"the database of pictures cannot be used: {error.orig}; {REMEDY}") from error
+        with self._begin() as db:
+            if database.dialect.name == "postgresql":
+                db.execute(sa.text("select pg_advisory_xact_lock(7861)"))  # two that start at once
+            METADATA.create_all(db)
+            self._words.create(db)
 
     def add(self, *entries: Entry) -> list[str]:
         """Take pictures in, all of them or none; their ids. A file made again keeps its place and marks."""
-        with self._database.begin() as db:
+        with self._begin() as db:
             return [self._add(db, entry) for entry in entries]
 
     def _add(self, db: sa.Connection, entry: Entry) -> str:
@@ -100,13 +101,13 @@ class Gallery:
     def knows(self, sha256: str, owner: str) -> bool:
         """Whether an owner has this very file, be it in the trash."""
         wanted = sa.select(PICTURES.c.number).where(PICTURES.c.sha256 == sha256, PICTURES.c.owner == owner)
-        with self._database.connect() as db:
+        with self._begin() as db:
             return db.execute(wanted.limit(1)).first() is not None
 
     def holds(self, file: str) -> bool:
         """Whether a file of the outputs folder is anybody's picture."""
         wanted = sa.select(PICTURES.c.number).where(PICTURES.c.file == file)
-        with self._database.connect() as db:
+        with self._begin() as db:
             return db.execute(wanted).first() is not None
 
     def get(self, picture_id: str, owner: str | None = None) -> Picture:
@@ -114,7 +115,7 @@ class Gallery:
 
         Raises PictureNotFoundError: none, or another owner's.
         """
-        with self._database.begin() as db:
+        with self._begin() as db:
             return self._settled(db, [self._find(db, picture_id, owner)])[0]
 
     def search(
@@ -133,11 +134,13 @@ class Gallery:
         """
         if not 1 <= limit <= MAX_PAGE:
             raise RequestError(f"limit={limit} is outside 1 to {MAX_PAGE}")
+        if before is not None and not -(2**63) <= before < 2**63:
+            raise RequestError(f"before={before} is no number of a picture")
         asked = query(wanted.text)
         if not self.files.ready() or (not asked.empty and not asked.terms):
             return Page(pictures=(), more=None)
         pictures: list[Picture] = []
-        with self._database.begin() as db:
+        with self._begin() as db:
             while True:
                 rows = db.execute(self._select(wanted, owner, before).limit(limit + 1)).all()
                 for picture in self._settled(db, self._pictures(db, rows)):
@@ -171,7 +174,7 @@ class Gallery:
 
         Raises PictureNotFoundError: no such picture, or another owner's. RequestError: a limit out of range.
         """
-        with self._database.connect() as db:
+        with self._begin() as db:
             picture = self._find(db, picture_id, owner)
             wanted = sa.select(VECTORS.c.vector).where(VECTORS.c.number == picture.number)
             vector = db.scalar(wanted)
@@ -194,7 +197,7 @@ class Gallery:
         for start in range(0, len(numbers), limit + 1):  # goes on where the nearest are in the trash
             some = numbers[start : start + limit + 1].tolist()
             chosen = sa.select(PICTURES).where(PICTURES.c.number.in_(some), PICTURES.c.state == "there")
-            with self._database.begin() as db:
+            with self._begin() as db:
                 settled = self._settled(db, self._pictures(db, db.execute(chosen).all()))
             there = {each.number: each for each in settled if each.state == "there" and each.number != leave}
             for number, distance in zip(some, distances[start:].tolist(), strict=False):
@@ -207,7 +210,7 @@ class Gallery:
     def _refresh(self) -> None:
         """Read the vectors that have come in."""
         wanted = sa.select(VECTORS).where(VECTORS.c.number > self._vectors.last - LATE)
-        with self._database.connect() as db:
+        with self._begin() as db:
             self._vectors.add(
                 (row.number, row.owner, row.vector) for row in db.execute(wanted.order_by(VECTORS.c.number))
             )
@@ -235,7 +238,7 @@ class Gallery:
         if rating is not None and not 0 <= rating <= MAX_RATING:
             raise RequestError(f"rating={rating} is outside 0 to {MAX_RATING}")
         cleaned = None if tags is None else clean_tags(tags)
-        with self._database.begin() as db:
+        with self._begin() as db:
             number = self._find(db, picture_id, owner).number
             if rating is not None:
                 db.execute(sa.update(PICTURES).where(PICTURES.c.number == number).values(rating=rating))
@@ -250,7 +253,7 @@ class Gallery:
 
         Raises PictureNotFoundError: none, or another owner's. OutputError: its file cannot be moved.
         """
-        with self._database.begin() as db:
+        with self._begin() as db:
             picture = self._find(db, picture_id, owner)
             self._mark(db, picture.number, "trash")
             self.files.discard(picture)  # refused: the mark is taken back, too
@@ -264,7 +267,7 @@ class Gallery:
             OutputError: its file has vanished, or cannot be moved.
             ConflictError: another file is in its place.
         """
-        with self._database.begin() as db:
+        with self._begin() as db:
             picture = self._find(db, picture_id, owner)
             if picture.state == "trash":
                 self.files.bring_back(picture)
@@ -277,13 +280,13 @@ class Gallery:
         chosen = sa.select(PICTURES).where(PICTURES.c.state == "trash").order_by(PICTURES.c.number)
         if owner is not None:
             chosen = chosen.where(PICTURES.c.owner == owner)
-        with self._database.connect() as db:
+        with self._begin() as db:
             pictures = [picture_of(row, ()) for row in db.execute(chosen)]
         for picture in pictures:
             same = sa.select(PICTURES.c.number).where(
                 PICTURES.c.sha256 == picture.sha256, PICTURES.c.number != picture.number
             )
-            with self._database.begin() as db:
+            with self._begin() as db:
                 shared = db.execute(same.limit(1)).first() is not None
                 for table in (PICTURES, TAGS, VECTORS):
                     db.execute(sa.delete(table).where(table.c.number == picture.number))
@@ -302,6 +305,12 @@ class Gallery:
         while page.more is not None:
             page = self.search(wanted, owner=owner, before=page.more, limit=MAX_PAGE)
             yield from page.pictures
+
+    @contextmanager
+    def _begin(self) -> Iterator[sa.Connection]:
+        """A transaction. Raises StorageError: see `faults`."""
+        with faults(self._database), self._database.begin() as db:
+            yield db
 
     def _find(self, db: sa.Connection, picture_id: str, owner: str | None) -> Picture:
         rows = db.execute(sa.select(PICTURES).where(PICTURES.c.id == picture_id[:64].replace("\0", ""))).all()
@@ -333,3 +342,20 @@ class Gallery:
     def _mark(self, db: sa.Connection, number: int, state: State) -> None:
         change = sa.update(PICTURES).where(PICTURES.c.number == number)
         db.execute(change.values(state=state, changed=time.time()))
+
+
+@contextmanager
+def open_gallery(settings: Settings) -> Iterator[tuple[Gallery, Inputs]]:
+    """The gallery of a data folder without its engine, and where the pictures of its requests are.
+
+    Raises StorageError: the database is damaged, locked or out of reach.
+    """
+    settings.data.mkdir(parents=True, exist_ok=True)
+    database = connect(settings.database_url or sqlite_url(settings.data / "jobs.sqlite"))
+    try:
+        yield (
+            Gallery(database, settings.outputs, settings.data / "thumbnails"),
+            Inputs(settings.data / "inputs"),
+        )
+    finally:
+        database.dispose()

@@ -162,6 +162,10 @@ class Filter:
             raise RequestError(f"scope={self.scope!r} is not one of {', '.join(get_args(Scope))}")
         if self.state not in STATES:
             raise RequestError(f"state={self.state!r} is not one of {', '.join(STATES)}")
+        for name in ("width", "height", "rating"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 2**31:
+                raise RequestError(f"{name}={value} is outside 0 to 2^31 - 1")
         if len(self.tags) > MAX_TAGS:
             raise RequestError(f"{len(self.tags)} tags; at most {MAX_TAGS} are looked for at once")
 

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sfumato import __version__
 from sfumato.app.engine import Engine
-from sfumato.server import document, internal, jobs, login, openai, sdapi, sdapi_lists
+from sfumato.server import document, gallery, internal, jobs, login, openai, sdapi, sdapi_lists
 from sfumato.server.catalogue import Catalogue
 from sfumato.server.desk import Desk, Leaving
 from sfumato.server.errors import SafeJSONResponse, add_handlers
@@ -47,7 +47,7 @@ def create_app(engine: Engine, leaving: Leaving | None = None) -> FastAPI:
         fetch=Fetcher().picture if engine.settings.fetch_urls else None,
     )
     add_handlers(app, engine.settings)
-    for each in (document, login, jobs, openai, sdapi, sdapi_lists, internal):
+    for each in (document, login, jobs, gallery, openai, sdapi, sdapi_lists, internal):
         app.include_router(each.router)
     app.add_middleware(Timed)
     return app

@@ -28,6 +28,7 @@ STATUSES: Mapping[str, int] = MappingProxyType(  # of an error's class
         "WeightsError": 422,
         "ModelNotFoundError": 404,
         "JobNotFoundError": 404,
+        "PictureNotFoundError": 404,
         "OutOfMemoryError": 413,
         "OutputError": 422,  # a picture that was sent cannot be read
         "QueueFullError": 429,
