@@ -38,14 +38,15 @@ def entries(count: int, outputs: Path) -> Iterator[Entry]:
     draw = random.Random(1)
     words = [f"word{number}" for number in range(WORDS)] + list("苹果红色桌子")
     weights = [1 / (place + 1) for place in range(len(words))]
-    original = outputs / "original.png"
-    Image.new("RGB", (64, 64), "red").save(original)
+    image = Image.new("RGB", (64, 64), "red")
     for number in range(count):
         file = f"{number // 1000:03d}/{number:06d}.png"
-        (outputs / file).parent.mkdir(exist_ok=True)
-        os.link(original, outputs / file) if number % 1000 else (outputs / file).write_bytes(
-            original.read_bytes()
-        )
+        first = outputs / f"{number // 1000:03d}/{number // 1000 * 1000:06d}.png"
+        if number % 1000:
+            os.link(first, outputs / file)
+        else:
+            first.parent.mkdir()
+            image.save(first)
         prompt = " ".join(draw.choices(words, weights, k=40))
         negative = " ".join(draw.choices(words, weights, k=15))
         model, sampler = f"model{draw.randrange(MODELS)}", f"sampler{draw.randrange(SAMPLERS)}"

@@ -231,6 +231,51 @@ def test_what_is_deleted_comes_back_with_everything(gallery: Gallery) -> None:
     assert files(gallery, "cat") == ["day/a.png"]
 
 
+def test_an_emptied_trash_spares_another_file_of_the_name(gallery: Gallery) -> None:
+    picture = add(gallery, "a.png")
+    path = gallery.path(picture)
+    gallery.trash(picture.id)
+    path.write_bytes(b"another")
+    gallery.empty_trash()
+    assert path.read_bytes() == b"another"
+
+
+class Bucket:
+    """Pictures of other machines."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def fetch(self, name: str, path: Path) -> bool:
+        if name in self.files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.files[name])
+        return name in self.files
+
+    def remove(self, name: str) -> None:
+        self.files.pop(name, None)
+
+
+def test_other_machines_pictures_are_here_when_they_are_wanted(gallery: Gallery, database: sa.Engine) -> None:
+    names = ("a.png", "b.png")
+    pictures = [add(gallery, name, prompt="cat") for name in names]
+    bucket = Bucket()
+    bucket.files = {name: (gallery.files.outputs / name).read_bytes() for name in names}
+    here = gallery.files.outputs.with_name("here")
+    other = Gallery(database, here, here / "thumbnails", bucket)
+    assert files(other, "cat") == ["b.png", "a.png"]
+    assert not here.exists()
+    assert other.path(pictures[0]).read_bytes() == bucket.files["a.png"]
+    for picture in pictures:
+        other.trash(picture.id)
+        assert other.restore(picture.id).state == "there"
+        assert other.path(picture).is_file()
+        other.trash(picture.id)
+    assert other.empty_trash() == 2
+    assert bucket.files == {}
+    assert not [path for path in here.rglob("*.png") if path.is_file()]
+
+
 def test_a_restored_picture_replaces_no_other(gallery: Gallery) -> None:
     picture = add(gallery, "a.png")
     path = gallery.path(picture)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from PIL import Image
 
 from sfumato.app.codec import Inputs
-from sfumato.app.gallery_files import PictureFiles
+from sfumato.app.gallery_files import Elsewhere, PictureFiles
 from sfumato.app.gallery_table import (
     MAX_PAGE,
     MAX_RATING,
@@ -48,19 +48,22 @@ LATE = 1000  # numbers that another process may still be writing below the highe
 class Gallery:
     """Pictures, indexed in a database."""
 
-    def __init__(self, database: sa.Engine, outputs: Path, thumbnails: Path) -> None:
+    def __init__(
+        self, database: sa.Engine, outputs: Path, thumbnails: Path, elsewhere: Elsewhere | None = None
+    ) -> None:
         """Use a database, making its tables where they are new.
 
         Args:
             database: as `database.connect` opens it.
             outputs: the folder that all pictures are in.
             thumbnails: the folder of small pictures.
+            elsewhere: what holds the pictures of other machines; None = there are none.
 
         Raises:
             StorageError: the database cannot be used.
         """
         self._database = database
-        self.files = PictureFiles(outputs, thumbnails)
+        self.files = PictureFiles(outputs, thumbnails, elsewhere)
         self._words = words_of(database.dialect.name)
         self._vectors = Vectors()
         with self._begin() as db:

@@ -13,6 +13,7 @@ import hashlib
 import io
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from PIL import Image
 
@@ -25,16 +26,33 @@ TRASH = ".trash"
 SIDES = (128, 256, 512)  # of small pictures
 
 
+class Elsewhere(Protocol):
+    """A place that other machines put their pictures into, too, under the same names."""
+
+    def fetch(self, name: str, path: Path) -> bool:
+        """Copy a file to this machine, unless it is there; whether it is there then. Raises OutputError."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file, where there is one. Raises OutputError."""
+
+
 class PictureFiles:
     """Where pictures are, and how they are moved."""
 
-    def __init__(self, outputs: Path, thumbnails: Path) -> None:
-        """Use these folders, which need not exist yet."""
-        self.outputs, self.thumbnails = outputs, thumbnails
+    def __init__(self, outputs: Path, thumbnails: Path, elsewhere: Elsewhere | None = None) -> None:
+        """Use these folders, which need not exist yet.
+
+        Args:
+            outputs: of pictures.
+            thumbnails: of small pictures.
+            elsewhere: what holds the pictures that are not in `outputs`; asked for those that are wanted,
+                not for all that are listed.
+        """
+        self.outputs, self.thumbnails, self._elsewhere = outputs, thumbnails, elsewhere
 
     def ready(self) -> bool:
         """Whether the outputs folder is there; where it is not, nothing is known of its pictures."""
-        return self.outputs.is_dir()
+        return self._elsewhere is not None or self.outputs.is_dir()
 
     def place(self, file: str) -> Path:
         """Where a file of this name is. Raises OutputError: the name leads out of the outputs folder."""
@@ -51,7 +69,7 @@ class PictureFiles:
     def is_there(self, file: str) -> bool:
         """Whether a picture's file is where it belongs."""
         try:
-            return self.place(file).is_file()
+            return self.place(file).is_file() or self._elsewhere is not None
         except OutputError:
             return False
 
@@ -60,7 +78,7 @@ class PictureFiles:
         path = self.trashed(picture) if picture.state == "trash" else self.place(picture.file)
         if picture.state == "trash" and not path.exists():
             path = self.place(picture.file)  # the process ended before it was moved
-        if not path.is_file():
+        if not path.is_file() and not self._fetched(picture):
             raise OutputError(
                 f"the file of picture {picture.id} has vanished; bring it back to {picture.file}"
             )
@@ -82,7 +100,7 @@ class PictureFiles:
         """
         source, target = self.trashed(picture), self.place(picture.file)
         if not source.exists():
-            if not target.is_file():
+            if not target.is_file() and not self._fetched(picture):
                 raise OutputError(f"the file of picture {picture.id} has vanished from the trash")
             return  # the process ended before the record of it was changed
         if target.exists() and sha256_of(target) != picture.sha256:
@@ -93,9 +111,13 @@ class PictureFiles:
 
     def destroy(self, picture: Picture, *, shared: bool) -> None:
         """Remove a picture of the trash for good, and its small pictures unless others show the same."""
+        place = self.place(picture.file)
         with _Told(self.outputs):
-            for path in (self.trashed(picture), self.place(picture.file)):
-                path.unlink(missing_ok=True)
+            self.trashed(picture).unlink(missing_ok=True)
+            if place.is_file() and sha256_of(place) == picture.sha256:  # not another that has the name now
+                place.unlink()
+            if self._elsewhere is not None:
+                self._elsewhere.remove(picture.file)
             for side in () if shared else SIDES:
                 self._thumbnail(picture.sha256, side).unlink(missing_ok=True)
 
@@ -125,6 +147,11 @@ class PictureFiles:
         with atomic_file(kept) as file:
             file.write(buffer.getvalue())
         return buffer.getvalue()
+
+    def _fetched(self, picture: Picture) -> bool:
+        """Bring a picture to this machine; whether it is there then."""
+        place = self.place(picture.file)
+        return self._elsewhere is not None and self._elsewhere.fetch(picture.file, place)
 
     def _thumbnail(self, sha256: str, side: int) -> Path:
         return self.thumbnails / sha256[:2] / f"{sha256}-{side}.webp"
