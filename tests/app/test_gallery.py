@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,9 @@ TEXTS = {
         ("dog", "negative", {"cat.png"}),
         ("red -dog", "all", set()),
         ("red -car", "all", {"cat.png"}),
+        ("a -blurry -苹果", "negative", set()),
+        ("dog -blurry", "prompt", {"dog.png"}),
+        ("-dog", "prompt", set(TEXTS) - {"dog.png"}),
         ("-red -苹", "all", {"japanese.png", "hindi.png", "empty.png", "hostile.png"}),
         ("pain*", "all", {"cat.png"}),
         ("pain", "all", set()),
@@ -486,3 +490,24 @@ def test_a_row_gives_back_what_was_taken_in(gallery: Gallery) -> None:
     picture = add(gallery, "a.png", request=request, infotext="x\ny", program="ComfyUI", job="j", seed=None)
     assert picture.request == json.loads(json.dumps(request))
     assert (picture.infotext, picture.program, picture.job, picture.seed) == ("x\ny", "ComfyUI", "j", None)
+
+
+def test_many_use_it_at_once(gallery: Gallery) -> None:
+    first = add(gallery, "first.png", prompt="cat")
+
+    def use(turn: int) -> str:
+        picture = add(gallery, f"{turn}.png", prompt="cat")
+        gallery.change(picture.id, rating=turn % 6, tags=[str(turn)])
+        gallery.search(Filter(text="cat"), limit=5)
+        gallery.similar(first.id, limit=5)
+        if turn % 2:
+            gallery.trash(picture.id)
+        return picture.id
+
+    with ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(use, range(40)))
+    assert len(set(names)) == 40
+    assert sorted(files(gallery, "cat")) == sorted(
+        ["first.png", *(f"{turn}.png" for turn in range(0, 40, 2))]
+    )
+    assert [gallery.get(name).tags for name in names] == [(str(turn),) for turn in range(40)]

@@ -36,7 +36,7 @@ from sfumato.app.gallery_table import (
     picture_of,
 )
 from sfumato.app.gallery_vectors import Vectors, describe
-from sfumato.app.gallery_words import found, words_of
+from sfumato.app.gallery_words import words_of
 from sfumato.app.settings import Settings
 from sfumato.app.storage import connect, faults, sqlite_url
 from sfumato.errors import PictureNotFoundError, RequestError
@@ -156,14 +156,12 @@ class Gallery:
                 before = rows[-1].number
 
     def _select(self, wanted: Filter, owner: str | None, before: int | None) -> Any:
-        words, without = found(self._words, query(wanted.text), wanted.scope)
-        select, number = sa.select(PICTURES), PICTURES.c.number
-        if words is not None:
+        asked, number = query(wanted.text), PICTURES.c.number
+        select = sa.select(PICTURES)
+        if asked.terms:
             number = self._words.number
             select = select.select_from(self._words.table).join(PICTURES, PICTURES.c.number == number)
-            select = select.where(words)
-        if without is not None:
-            select = select.where(PICTURES.c.number.not_in(without))
+            select = select.where(self._words.matches(asked, wanted.scope))
         if owner is not None:
             select = select.where(PICTURES.c.owner == owner)
         if before is not None:

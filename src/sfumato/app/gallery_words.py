@@ -7,6 +7,7 @@ word's weight. Neither ever parses what a user wrote: words hold nothing but let
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
@@ -41,8 +42,8 @@ class Words(Protocol):
     def remove(self, db: sa.Connection, number: int) -> None:
         """Forget a picture."""
 
-    def matches(self, terms: Sequence[Term], scope: Scope) -> Any:
-        """The condition that a row of `table` has all these terms."""
+    def matches(self, query: Query, scope: Scope) -> Any:
+        """The condition that a row of `table` has what is wanted and not what is unwanted."""
 
 
 class SqliteWords:
@@ -70,11 +71,23 @@ class SqliteWords:
         """Forget a picture."""
         db.execute(sa.delete(self.table).where(self.number == number))
 
-    def matches(self, terms: Sequence[Term], scope: Scope) -> Any:
-        """The condition that a row has all these terms."""
-        phrases = " AND ".join(f'"{" ".join(term.words)}"{" *" if term.starts else ""}' for term in terms)
-        wanted = phrases if scope == "all" else f"{{{scope}}} : ({phrases})"
-        return sa.literal_column(self.table.name).op("match")(wanted)
+    def matches(self, query: Query, scope: Scope) -> Any:
+        """The condition that a row has what is wanted and not what is unwanted."""
+        if not query.wanted:  # FTS5 takes away from something only
+            there = replace(query, terms=tuple(replace(term, absent=False) for term in query.terms))
+            each = (replace(there, terms=(term,)) for term in there.terms)
+            found = [sa.select(self.number).where(self.matches(one, scope)) for one in each]
+            return self.number.not_in(sa.union_all(*found))
+        text = " AND ".join(map(_phrase, query.wanted))
+        if query.unwanted:
+            text = f"({text}) NOT ({' OR '.join(map(_phrase, query.unwanted))})"
+        if scope != "all":
+            text = f"{{{scope}}} : ({text})"
+        return sa.literal_column(self.table.name).op("match")(text)
+
+
+def _phrase(term: Term) -> str:
+    return f'"{" ".join(term.words)}"{" *" if term.starts else ""}'
 
 
 class PostgresWords:
@@ -110,36 +123,18 @@ class PostgresWords:
         """Forget a picture."""
         db.execute(sa.delete(self.table).where(self.number == number))
 
-    def matches(self, terms: Sequence[Term], scope: Scope) -> Any:
-        """The condition that a row has all these terms."""
-        weight = _WEIGHTS[scope]
-        phrases = []
-        for term in terms:
-            marks = [weight] * (len(term.words) - 1) + [weight + ("*" if term.starts else "")]
-            row = [
-                f"'{word}'{':' if mark else ''}{mark}" for word, mark in zip(term.words, marks, strict=True)
-            ]
-            phrases.append(f"({' <-> '.join(row)})")
-        return self.table.c.words.op("@@")(sa.cast(" & ".join(phrases), TSQUERY))
+    def matches(self, query: Query, scope: Scope) -> Any:
+        """The condition that a row has what is wanted and not what is unwanted."""
+        rows = [f"{'!' if term.absent else ''}({_row(term, _WEIGHTS[scope])})" for term in query.terms]
+        return self.table.c.words.op("@@")(sa.cast(" & ".join(rows), TSQUERY))
+
+
+def _row(term: Term, weight: str) -> str:
+    marks = [weight] * (len(term.words) - 1) + [weight + ("*" if term.starts else "")]
+    pairs = zip(term.words, marks, strict=True)
+    return " <-> ".join(f"'{word}'{':' if mark else ''}{mark}" for word, mark in pairs)
 
 
 def words_of(dialect: str) -> Words:
     """The index of a database, by SQLAlchemy's name of it."""
     return SqliteWords() if dialect == "sqlite" else PostgresWords()
-
-
-def found(index: Words, query: Query, scope: Scope) -> tuple[Any, Any]:
-    """How a query is looked up.
-
-    Returns:
-        The condition for rows of `index.table` that have what is wanted, and a selection of the numbers of
-        pictures that have what is not; None where there is nothing of the kind.
-    """
-    wanted = [term for term in query.terms if not term.absent]
-    unwanted = [term for term in query.terms if term.absent]
-    without = (
-        sa.union_all(*(sa.select(index.number).where(index.matches([term], scope)) for term in unwanted))
-        if unwanted
-        else None
-    )
-    return (index.matches(wanted, scope) if wanted else None), without

@@ -38,6 +38,16 @@ class Query:
     terms: tuple[Term, ...]
     empty: bool  # nothing was asked
 
+    @property
+    def wanted(self) -> tuple[Term, ...]:
+        """What has to be there."""
+        return tuple(term for term in self.terms if not term.absent)
+
+    @property
+    def unwanted(self) -> tuple[Term, ...]:
+        """What must not."""
+        return tuple(term for term in self.terms if term.absent)
+
 
 def words(text: str) -> list[str]:
     """The words of a text, `MAX_WORDS` at most."""
