@@ -136,6 +136,8 @@ def test_commands_and_their_options() -> None:
 
     visit(group, "")
     with_prompt = ["outputs", "models", "styles", "wildcards", "device", "dtype", "threads"]
+    queue = ["data", "checkpoint", "model_memory", "database_url"]
+    queue += ["store", "patience", "attempts", "step_limit"]
     gallery = ["outputs", "data", "database_url"]
     assert options == {
         "txt2img": [
@@ -302,14 +304,10 @@ def test_commands_and_their_options() -> None:
             "port",
             "grace",
             "json_logs",
+            "work",
             *with_prompt,
-            "data",
-            "checkpoint",
-            "model_memory",
-            "database_url",
+            *queue,
             "queue_limit",
-            "attempts",
-            "step_limit",
             "login",
             "api_auth",
             "token_file",
@@ -323,6 +321,7 @@ def test_commands_and_their_options() -> None:
             "max_connections",
             "fetch_urls",
         ],
+        "worker": ["grace", *with_prompt, *queue],
         "users list": ["data"],
         "users add": ["name", "admin", "data"],
         "users token": ["name", "data"],

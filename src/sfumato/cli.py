@@ -29,6 +29,7 @@ from sfumato.cli_options import (
 )
 from sfumato.cli_serve import serve
 from sfumato.cli_upscale import upscale
+from sfumato.cli_worker import worker
 from sfumato.errors import RequestError, SfumatoError, WeightsError
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ cli_files.add_commands(app)
 app.command()(img2img)
 app.command()(upscale)
 app.command()(serve)
+app.command()(worker)
 app.command()(depth)
 cli_scripts.add_commands(app)
 cli_merge.add_commands(models_app)

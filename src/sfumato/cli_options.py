@@ -151,7 +151,7 @@ SETTING_FLAGS: tuple[Flag, ...] = (
     Flag("dtype", ("--dtype",), "auto, float32, bfloat16, float16."),
     Flag("threads", ("--threads",), "CPU threads."),
 )
-SERVER_FLAGS: tuple[Flag, ...] = (
+QUEUE_FLAGS: tuple[Flag, ...] = (
     Flag("data", ("--data",), "Folder of the queue and of the pictures that jobs start from."),
     Flag("checkpoint", ("--checkpoint",), "Checkpoint of requests that name none."),
     Flag(
@@ -160,9 +160,14 @@ SERVER_FLAGS: tuple[Flag, ...] = (
         "Bytes of checkpoints kept loaded; unset = what the memory holds.",
     ),
     Flag("database_url", ("--database-url",), "postgresql://… for many machines; unset = a file."),
-    Flag("queue_limit", ("--queue-limit",), "Jobs that may wait."),
+    Flag("store", ("--store",), "Folder or s3://… that all machines reach; unset = this machine's folders."),
+    Flag("patience", ("--patience",), "Seconds after which a silent worker's jobs are taken over."),
     Flag("attempts", ("--attempts",), "Crashes that a job may have seen before it is given up."),
     Flag("step_limit", ("--step-limit",), "Seconds that a step may take before its job is given up."),
+)
+SERVER_FLAGS: tuple[Flag, ...] = (
+    *QUEUE_FLAGS,
+    Flag("queue_limit", ("--queue-limit",), "Jobs that may wait."),
     Flag("login", ("--login",), "A token or password even from this machine."),
     Flag("api_auth", ("--api-auth",), "user:password,user2:password2; better in SFUMATO_API_AUTH."),
     Flag("token_file", ("--token-file",), "Of the server's token; unset = in the data folder."),
@@ -327,6 +332,11 @@ def with_gallery(command: Callable[..., None]) -> Callable[..., None]:
     return _with_flags(
         command, (), (), [flag for flag in flags if flag.field in ("outputs", "data", "database_url")]
     )
+
+
+def with_queue(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(options, …)` every option of the settings, and those of the queue."""
+    return _with_flags(command, (), (), (*SETTING_FLAGS, *QUEUE_FLAGS))
 
 
 def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

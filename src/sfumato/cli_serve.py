@@ -18,6 +18,12 @@ Grace = Annotated[float, typer.Option(help="Seconds that a running job has when 
 JsonLogs = Annotated[
     bool, typer.Option("--json-logs", help="Tell of every request on standard error, as JSON.")
 ]
+Work = Annotated[
+    bool,
+    typer.Option(
+        "--work/--no-work", help="Make pictures here, or leave that to workers.", show_default=False
+    ),
+]
 
 
 @with_server
@@ -27,6 +33,7 @@ def serve(
     port: Port = 7860,
     grace: Grace = 30.0,
     json_logs: JsonLogs = False,
+    work: Work = True,
 ) -> None:
     """Serve AUTOMATIC1111's API. SIGTERM or Ctrl-C ends it when the running job is done, a second at once."""
     import uvicorn
@@ -39,7 +46,7 @@ def serve(
     from sfumato.server.serving import Server
 
     settings = options.settings()
-    engine = Engine(settings)
+    engine = Engine(settings, "both" if work else "server")
     if json_logs:
         log_json()
     leaving = Leaving(engine.drain)
@@ -60,7 +67,8 @@ def serve(
             server_header=False,
             ws_max_size=2**16,
         )
-        threading.Thread(target=_warm, args=(engine,), daemon=True, name="warm").start()
+        if work:
+            threading.Thread(target=_warm, args=(engine,), daemon=True, name="warm").start()
         Server(config, leaving, grace, say=typer.echo).run()
     finally:
         engine.close(leaving.left if leaving.now else 0.0)

@@ -52,6 +52,11 @@ class Board:
         with self._changed:
             return self._running.get(job)
 
+    def here(self) -> list[Progress]:
+        """How far the jobs are that this process makes."""
+        with self._changed:
+            return [progress for progress in self._running.values() if not progress.worker]
+
     def touched(self, job: str) -> int:
         """The version at which a job was last touched; 0 = not, as far as is remembered."""
         with self._changed:

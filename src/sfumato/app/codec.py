@@ -12,10 +12,11 @@ from typing import Any
 
 from PIL import Image
 
+from sfumato.app.store import Store
 from sfumato.errors import RequestError
 from sfumato.pipeline.source import read_picture
 from sfumato.types import Picture, Request
-from sfumato.weights.atomic import atomic_file
+from sfumato.weights.atomic import atomic_file, write_error
 
 _NAME = re.compile(r"[0-9a-f]{64}\.png")
 PICTURES = ("source.image", "source.depth", "mask.image")
@@ -24,9 +25,10 @@ PICTURES = ("source.image", "source.depth", "mask.image")
 class Inputs:
     """The folder of pictures that requests start from; equal pictures are kept once."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use `folder`, which is made with the first picture."""
+    def __init__(self, folder: Path, store: Store | None = None) -> None:
+        """Use `folder`, which is made with the first picture, and a store where others find them, too."""
         self.folder = folder
+        self._store = store
 
     def keep(self, picture: Picture) -> str:
         """Store a picture and give its name.
@@ -40,10 +42,23 @@ class Inputs:
         name = f"{hashlib.sha256(data).hexdigest()}.png"
         path = self.folder / name
         if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise write_error(self.folder, error) from error
             with atomic_file(path) as file:
                 file.write(data)
+        if self._store is not None:
+            self._store.put(f"inputs/{name}", path)
         return name
+
+    def fetch(self, request: Request) -> None:
+        """See that a request's pictures are on this machine. Raises RequestError: one is nowhere."""
+        for picture in (request.source.image, request.source.depth, request.mask.image):
+            if not isinstance(picture, Path) or picture.parent != self.folder or picture.is_file():
+                continue
+            if self._store is None or not self._store.fetch(f"inputs/{picture.name}", picture):
+                raise RequestError(f"the input picture {picture.name} has vanished; send it again")
 
     def path(self, name: str) -> Path:
         """Where the picture of this name is, if it is there. Raises RequestError: no such name."""

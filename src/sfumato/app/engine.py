@@ -6,19 +6,18 @@ submit ─ checked, seeds drawn ─ table of jobs and queue ─ maker ─ runner
 
 from __future__ import annotations
 
-import secrets
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import torch
-from filelock import FileLock, Timeout
 
 from sfumato.app.board import Board
 from sfumato.app.codec import Inputs
+from sfumato.app.crew import Crew
 from sfumato.app.database import JobTable, Order, Place, Wish
 from sfumato.app.gallery import Gallery
 from sfumato.app.jobs import HIGHEST, LOWEST, Event, Job, Progress, Script, State
@@ -28,38 +27,50 @@ from sfumato.app.queue import DurableQueue
 from sfumato.app.runner import Runner, sweep
 from sfumato.app.settings import Settings
 from sfumato.app.storage import connect, sqlite_url
-from sfumato.errors import ConflictError, QueueFullError, RequestError, StorageError
+from sfumato.app.store import Store
+from sfumato.app.tenancy import claim
+from sfumato.errors import QueueFullError, RequestError
 from sfumato.pipeline.plan import draw_seed
 from sfumato.pipeline.shelf import ModelShelf
 from sfumato.types import Request
-from sfumato.weights.atomic import atomic_file
 
 LOOK = 2.0  # seconds after which a watched job is looked up again, whatever the board says
 MAX_KEY = 200  # characters
 
 
+Role = Literal["both", "server", "worker"]
+
+
 class Engine:
     """Takes requests in, makes them one after another, and tells what becomes of them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, role: Role = "both") -> None:
         """Open the data folder and what it holds; nothing is made before `start`.
+
+        Args:
+            settings: where things are, and the limits.
+            role: "server" takes jobs in for others, "worker" makes them beside others, "both" does both.
 
         Raises:
             ConflictError: another process has the data folder.
             StorageError: the database is damaged or out of reach, or the data folder cannot be written.
-            RequestError: no such device or dtype here.
+            RequestError: no such device, dtype or store here; no database_url for a role alone.
         """
+        if role != "both" and settings.database_url is None:
+            raise RequestError(f"a {role} by itself needs a database that others reach; give --database-url")
         self.settings = settings
-        self._lock = _locked(settings)
+        self._role = role
+        self._lock, worker = claim(settings.data, alone=role != "worker")
         try:
-            self._open()
+            self._open(worker)
         except BaseException:
             self._lock.release()
             raise
 
-    def _open(self) -> None:
+    def _open(self, worker: str) -> None:
         settings = self.settings
-        self.inputs = Inputs(settings.data / "inputs")
+        self.store = None if settings.store is None else Store(settings.store)
+        self.inputs = Inputs(settings.data / "inputs", self.store)
         self.board = Board()
         self.shelf = ModelShelf(
             settings.models,
@@ -71,9 +82,8 @@ class Engine:
         )
         database = connect(settings.database_url or sqlite_url(settings.data / "jobs.sqlite"))
         self._table = JobTable(database, self.inputs)
-        self.gallery = Gallery(database, settings.outputs, settings.data / "thumbnails")
+        self.gallery = Gallery(database, settings.outputs, settings.data / "thumbnails", self.store)
         self._pace = Pace(self._table.rates())
-        worker = _name(settings)
         self._maker = Maker(
             table=self._table,
             board=self.board,
@@ -89,6 +99,7 @@ class Engine:
             table=self._table,
             gallery=self.gallery,
             inputs=self.inputs,
+            store=self.store,
             board=self.board,
             settings=settings,
             worker=worker,
@@ -96,6 +107,14 @@ class Engine:
         )
         self._queue = DurableQueue(
             database, lambda job_id: self._maker.work(job_id, self._runner), worker=worker
+        )
+        self._crew = Crew(
+            database=database,
+            board=self.board,
+            worker=worker,
+            works=self._role != "server",
+            patience=settings.patience,
+            take_over=self._queue.take_over,
         )
 
     def start(self) -> None:
@@ -105,8 +124,12 @@ class Engine:
         """
         if self.settings.threads is not None:
             torch.set_num_threads(self.settings.threads)
-        sweep(self.settings.outputs)
-        self._queue.start()
+        shared = self.settings.database_url is not None
+        sweep(self.settings.outputs, 3600 if shared else 0)  # another may be writing
+        sweep(self.settings.data, 3600 if shared else 0)
+        self._queue.start(listen=self._role != "server")
+        if shared:
+            self._crew.start()
 
     def drain(self) -> None:
         """Take nothing more in and begin nothing more; what runs goes on."""
@@ -123,6 +146,7 @@ class Engine:
         self._maker.finish(grace)
         self._queue.stop()
         self._maker.leave()
+        self._crew.stop()
         self._table.close()
         self.shelf.clear()
         self._lock.release()
@@ -191,7 +215,11 @@ class Engine:
 
     def job(self, job_id: str, owner: str | None = None) -> Job:
         """The job of this id. Raises JobNotFoundError: none, or another owner's."""
-        return self._told(self._table.get(job_id, owner))
+        job = self._table.get(job_id, owner)
+        if self.store is not None:
+            for made in job.made:
+                self.store.fetch(made.file, self.settings.outputs / made.file)
+        return self._told(job)
 
     def jobs(
         self,
@@ -211,6 +239,15 @@ class Engine:
     def waiting(self) -> int:
         """How many jobs wait."""
         return self._table.tally(["queued"])
+
+    @property
+    def worker(self) -> str:
+        """This process's name among those that make jobs."""
+        return self._maker.worker
+
+    def works(self) -> bool:
+        """Whether a job is being made in this process."""
+        return self._maker.busy
 
     def counts(self) -> dict[State, int]:
         """How many jobs there are, by state."""
@@ -324,7 +361,8 @@ class Engine:
             return replace(job, estimate=progress.seconds_left if progress and known else own)
         if job.ended:
             return job
-        return replace(job, position=place.position, estimate=own + busy + self._pace.seconds(place.units))
+        ahead = busy + self._pace.seconds(place.units)
+        return replace(job, position=place.position, estimate=own + ahead / self._crew.workers)
 
     def _busy(self) -> float:
         """Seconds until the jobs that run are done."""
@@ -333,32 +371,6 @@ class Engine:
             progress = self.board.read(job_id)
             left += self._pace.seconds(units * (1 - (progress.share if progress else 0.0)))
         return left
-
-
-def _locked(settings: Settings) -> FileLock:
-    """The data folder, for this process alone."""
-    try:
-        settings.data.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(settings.data / "lock")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConflictError(
-            f"{settings.data} is in use by another sfumato; stop it, or give another folder with --data"
-        ) from error
-    except OSError as error:
-        raise StorageError(
-            f"{settings.data} cannot be written: {error.strerror or error}; give another folder with --data"
-        ) from error
-    return lock
-
-
-def _name(settings: Settings) -> str:
-    """A name that this data folder keeps: a restart finds what it had begun."""
-    path = settings.data / "worker"
-    if not path.is_file() or not path.read_text("ascii").strip():
-        with atomic_file(path) as file:
-            file.write(secrets.token_hex(8).encode())
-    return path.read_text("ascii").strip()
 
 
 def settled_seeds(request: Request, key: str | None) -> Request:

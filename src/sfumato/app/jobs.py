@@ -85,6 +85,7 @@ class Progress:
     seconds_left: float | None = None
     preview: bytes | None = None  # a JPEG of what is being made
     version: int = 0  # rises with every change
+    worker: str = ""  # that makes it; "" = this process
 
 
 @dataclass(frozen=True, kw_only=True)

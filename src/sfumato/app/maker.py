@@ -63,6 +63,11 @@ class Maker:
         """Whether nothing more is begun."""
         return self._draining.is_set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job is being made."""
+        return self._busy is not None
+
     def drain(self) -> None:
         """Begin nothing more; what runs goes on."""
         self._draining.set()

@@ -21,6 +21,7 @@ from sfumato.app.preview import LinearPreview
 from sfumato.app.scripts import Bench, Piece, make_script
 from sfumato.app.settings import Settings
 from sfumato.app.storage import faults
+from sfumato.app.store import Store
 from sfumato.pipeline import images
 from sfumato.pipeline.generate import generate
 from sfumato.pipeline.shelf import ModelShelf
@@ -49,6 +50,7 @@ class Runner:
     table: JobTable
     gallery: Gallery
     inputs: Inputs
+    store: Store | None
     board: Board
     settings: Settings
     worker: str  # whose jobs these are
@@ -73,6 +75,7 @@ class Runner:
         """
         timings = {"load": 0.0, "sample": 0.0, "save": 0.0}
         began = time.perf_counter()
+        self.inputs.fetch(job.request)
         if job.script is None or job.script.name != "extras":
             self.shelf.load(job.request.model)
         timings["load"] = time.perf_counter() - began
@@ -84,11 +87,15 @@ class Runner:
 
     def _run_request(self, job: Job, timings: dict[str, float]) -> None:
         size, batches = job.request.canvas.batch_size, job.request.canvas.batch_count
-        there = {made.index for made in job.made if (self.outputs / made.file).is_file()}
+        there = {made.index for made in job.made if self._is_there(made)}
         missing = [n for n in range(batches) if not set(range(n * size, (n + 1) * size)) <= there]
         first = missing[0] + 1 if missing else batches + 1
         while first <= batches:
             first = self._run_batches(job, first, timings)
+
+    def _is_there(self, made: Made) -> bool:
+        path = self.outputs / made.file
+        return path.is_file() or (self.store is not None and self.store.fetch(made.file, path))
 
     def _run_batches(self, job: Job, first: int, timings: dict[str, float]) -> int:
         """Make the batches from `first` on; the number of the batch to go on with."""
@@ -190,12 +197,14 @@ class Runner:
         """Write a picture under a name that only depends on the job, and record it."""
         day = datetime.fromtimestamp(job.created, UTC).strftime("%Y-%m-%d")
         place = f"{index:03d}" if index >= 0 else f"grid{-index}"
-        name = f"{job.number:06d}-{place}-{piece.seed}.{self.file_format}"
-        path = self.outputs / day / name
+        file = f"{day}/{job.number:06d}-{place}-{piece.seed}.{self.file_format}"
+        path = self.outputs / file
         images.save_as(piece.image, path, piece.infotext, self.file_format, piece.extras)
+        if self.store is not None:
+            self.store.put(file, path)
         made = Made(
             index=index,
-            file=f"{day}/{name}",
+            file=file,
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
             width=piece.image.width,
             height=piece.image.height,
@@ -210,8 +219,9 @@ class Runner:
         self.board.touch(job.id)
 
 
-def sweep(outputs: Path) -> None:
-    """Remove what a killed process left half written below `outputs`."""
-    for path in outputs.rglob(".sfumato-*.part"):
+def sweep(folder: Path, age: float) -> None:
+    """Remove what a killed process left half written below `folder`, if it is older than `age` seconds."""
+    for path in folder.rglob(".*.part"):
         with suppress(FileNotFoundError):
-            path.unlink()
+            if time.time() - path.stat().st_mtime >= age:
+                path.unlink()

@@ -57,6 +57,12 @@ class Settings(BaseSettings):
         repr=False,
         description="postgresql://… for many machines; unset = a file in the data folder",
     )
+    store: str | None = Field(
+        default=None, description="folder or s3://… that all machines reach; unset = this machine's folders"
+    )
+    patience: float = Field(
+        default=30.0, ge=2, description="seconds after which a silent worker's jobs are taken over"
+    )
     queue_limit: int = Field(default=10_000, ge=1, description="jobs that may wait")
     attempts: int = Field(
         default=10, ge=1, description="crashes that a job may have seen before it is given up"
