@@ -11,8 +11,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
+from sfumato.app.gallery import Gallery
 from sfumato.app.settings import Settings
+from sfumato.app.storage import connect, sqlite_url
 
 
 def program(name: str) -> str | None:
@@ -53,6 +56,22 @@ def database_url(postgres: str) -> str:
     with psycopg.connect(postgres.replace("DATABASE", "postgres"), autocommit=True) as db:
         db.execute(f"create database {name}".encode())
     return postgres.replace("DATABASE", name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
+    """An empty database of each kind."""
+    own = request.param == "sqlite"
+    engine = connect(sqlite_url(tmp_path / "own.sqlite") if own else request.getfixturevalue("database_url"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, database: sa.Engine) -> Gallery:
+    """An empty gallery."""
+    (tmp_path / "outputs").mkdir()
+    return Gallery(database, tmp_path / "outputs", tmp_path / "thumbnails")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,8 @@ from sfumato.app.gallery import Gallery
 from sfumato.app.gallery_files import SIDES
 from sfumato.app.gallery_table import Entry, Filter, Picture
 from sfumato.app.gallery_vectors import GAIN, SIDE, describe
-from sfumato.app.storage import connect, sqlite_url
 from sfumato.errors import ConflictError, OutputError, PictureNotFoundError, RequestError
 from sfumato.pipeline import images
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[sa.Engine]:
-    engine = connect(sqlite_url(tmp_path / "gallery.sqlite"))
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def gallery(tmp_path: Path, database: sa.Engine) -> Gallery:
-    (tmp_path / "outputs").mkdir()
-    return Gallery(database, tmp_path / "outputs", tmp_path / "thumbnails")
 
 
 def add(gallery: Gallery, file: str, image: Image.Image | None = None, **values: Any) -> Picture:
@@ -255,6 +240,9 @@ class Bucket:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self.files[name])
         return name in self.files
+
+    def put(self, name: str, path: Path) -> None:
+        self.files[name] = path.read_bytes()
 
     def remove(self, name: str) -> None:
         self.files.pop(name, None)

@@ -3,10 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -14,7 +14,7 @@ from sfumato.app.codec import Inputs, decode
 from sfumato.app.gallery import Gallery
 from sfumato.app.gallery_import import Imported, import_folder
 from sfumato.app.gallery_table import Filter, Picture
-from sfumato.app.storage import connect, sqlite_url
+from sfumato.app.store import Store
 from sfumato.errors import OutputError
 
 A1111 = (
@@ -55,14 +55,6 @@ INVOKE = {
     "scheduler": "euler_a",
     "model": {"name": "dream", "hash": "abc"},
 }
-
-
-@pytest.fixture
-def gallery(tmp_path: Path) -> Iterator[Gallery]:
-    engine = connect(sqlite_url(tmp_path / "gallery.sqlite"))
-    (tmp_path / "outputs").mkdir()
-    yield Gallery(engine, tmp_path / "outputs", tmp_path / "thumbnails")
-    engine.dispose()
 
 
 @pytest.fixture
@@ -264,3 +256,15 @@ def test_a_folder_that_is_none_is_refused(
 def test_an_empty_folder_brings_nothing(gallery: Gallery, inputs: Inputs, tmp_path: Path) -> None:
     (tmp_path / "void").mkdir()
     assert run(gallery, inputs, tmp_path / "void") == []
+
+
+def test_other_machines_have_what_is_imported(
+    gallery: Gallery, database: sa.Engine, inputs: Inputs, folder: Path, tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    here = Gallery(database, gallery.files.outputs, gallery.files.thumbnails, store)
+    run(here, inputs, folder)
+    there = Gallery(database, tmp_path / "there", tmp_path / "there" / "thumbnails", store)
+    assert len(list(there.pages(Filter()))) == 5
+    for picture in there.pages(Filter()):
+        assert there.path(picture).read_bytes() == here.path(picture).read_bytes()

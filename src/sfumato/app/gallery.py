@@ -39,6 +39,7 @@ from sfumato.app.gallery_vectors import Vectors, describe
 from sfumato.app.gallery_words import words_of
 from sfumato.app.settings import Settings
 from sfumato.app.storage import connect, faults, sqlite_url
+from sfumato.app.store import Store
 from sfumato.errors import PictureNotFoundError, RequestError
 from sfumato.text.words import query
 
@@ -354,9 +355,8 @@ def open_gallery(settings: Settings) -> Iterator[tuple[Gallery, Inputs]]:
     settings.data.mkdir(parents=True, exist_ok=True)
     database = connect(settings.database_url or sqlite_url(settings.data / "jobs.sqlite"))
     try:
-        yield (
-            Gallery(database, settings.outputs, settings.data / "thumbnails"),
-            Inputs(settings.data / "inputs"),
-        )
+        store = None if settings.store is None else Store(settings.store)
+        inputs = Inputs(settings.data / "inputs", store)
+        yield Gallery(database, settings.outputs, settings.data / "thumbnails", store), inputs
     finally:
         database.dispose()

@@ -32,6 +32,9 @@ class Elsewhere(Protocol):
     def fetch(self, name: str, path: Path) -> bool:
         """Copy a file to this machine, unless it is there; whether it is there then. Raises OutputError."""
 
+    def put(self, name: str, path: Path) -> None:
+        """Copy a file of this machine there. Raises OutputError."""
+
     def remove(self, name: str) -> None:
         """Remove a file, where there is one. Raises OutputError."""
 
@@ -83,6 +86,11 @@ class PictureFiles:
                 f"the file of picture {picture.id} has vanished; bring it back to {picture.file}"
             )
         return path
+
+    def publish(self, file: str) -> None:
+        """Let other machines have a new picture. Raises OutputError: the place they reach is not there."""
+        if self._elsewhere is not None:
+            self._elsewhere.put(file, self.place(file))
 
     def discard(self, picture: Picture) -> None:
         """Move a picture into the trash; nothing happens where it has no file. Raises OutputError."""

@@ -83,6 +83,7 @@ def _import(gallery: Gallery, inputs: Inputs, path: Path, owner: str) -> tuple[O
         return "broken", error.strerror or str(error)
     when = max(0.0, status.st_mtime)
     file = inside or _copied(gallery.files.outputs, data, sha256, when, owner, path.suffix.lower())
+    gallery.files.publish(file)
     gallery.add(of_file(reading, owner, file, sha256, when, inputs))
     return "new", reading.note
 
