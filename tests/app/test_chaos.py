@@ -1,7 +1,5 @@
 """Whatever moment a process is killed at, every accepted job ends once, with the bytes of a quiet run."""
 
-from pathlib import Path
-
 import pytest
 
 from benchmarks import chaos
@@ -9,11 +7,12 @@ from sfumato.app.settings import Settings
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("kind", "jobs", "kills"), [("sqlite", 60, 30), ("postgresql", 20, 10)])
 def test_kills_at_random_moments_lose_double_and_change_nothing(
-    tmp_path: Path, tiny_checkpoint: Path
+    settings: Settings, kind: str, jobs: int, kills: int, request: pytest.FixtureRequest
 ) -> None:
-    settings = Settings(
-        data=tmp_path, models=tiny_checkpoint.parent, checkpoint="tiny", device="cpu", dtype="float32"
-    )
-    outcome = chaos.run(settings, jobs=60, kills=30)
-    assert outcome == chaos.Outcome(kills=30, jobs=60, lost=0, doubled=0, different=0, partial=0)
+    if kind == "postgresql":
+        url = request.getfixturevalue("database_url")
+        settings = settings.model_copy(update={"database_url": url})
+    outcome = chaos.run(settings, jobs=jobs, kills=kills)
+    assert outcome == chaos.Outcome(kills=kills, jobs=jobs, lost=0, doubled=0, different=0, partial=0)

@@ -117,8 +117,11 @@ class Engine:
             take_over=self._queue.take_over,
         )
 
-    def start(self) -> None:
+    def start(self, *, listen: bool = True) -> None:
         """Begin to make jobs, those first that an earlier process has left.
+
+        Args:
+            listen: whether jobs are made at all; a server by itself never makes any.
 
         Raises StorageError: the queue's database cannot be used.
         """
@@ -127,7 +130,7 @@ class Engine:
         shared = self.settings.database_url is not None
         sweep(self.settings.outputs, 3600 if shared else 0)  # another may be writing
         sweep(self.settings.data, 3600 if shared else 0)
-        self._queue.start(listen=self._role != "server")
+        self._queue.start(listen=listen and self._role != "server")
         if shared:
             self._crew.start()
 

@@ -1,0 +1,276 @@
+"""What goes wrong around a job ends that job in words, or nothing at all; what comes after it is made."""
+
+import errno
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from sfumato.app import database as database_module
+from sfumato.app import maker, runner, storage
+from sfumato.app.engine import Engine
+from sfumato.app.jobs import Job
+from sfumato.app.pace import GUESS, Pace, units_of
+from sfumato.app.settings import Settings
+from sfumato.errors import OutOfMemoryError, RequestError, StorageError
+from sfumato.types import Canvas, Prompt, Request, Sampling
+
+
+def request(steps: int = 2, **canvas: int) -> Request:
+    return Request(
+        prompt=Prompt(text="a cat"),
+        sampling=Sampling(steps=steps),
+        canvas=Canvas(**({"seed": 1, "width": 32, "height": 32} | canvas)),
+    )
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    with Engine(settings) as engine:
+        yield engine
+
+
+def failing(engine: Engine, code: str) -> Job:
+    job = engine.wait(engine.submit(request()).id, 60)
+    assert job.state == "failed"
+    assert job.fault is not None
+    assert job.fault.code == code
+    assert "\n" not in job.fault.message
+    return job
+
+
+def begun(engine: Engine, job: Job) -> None:
+    for event in engine.watch(job.id, every=0):
+        if event.progress is not None and event.progress.step:
+            return
+
+
+def fine(engine: Engine) -> None:
+    assert engine.wait(engine.submit(request()).id, 60).state == "done"
+
+
+def test_a_full_disk_fails_the_job_and_the_next_is_made_when_there_is_room(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr("os.fsync", full)
+        job = failing(engine, "no_space")
+        assert not job.made
+        assert not [path for path in engine.settings.outputs.rglob("*") if path.is_file()]
+    fine(engine)
+
+
+def test_outputs_that_cannot_be_written_fail_the_job(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.settings.outputs.write_text("a file in the way")
+    failing(engine, "output")
+    engine.settings.outputs.unlink()
+    fine(engine)
+
+
+def test_an_end_is_written_down_when_a_full_database_has_room_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maker, "RETRY", 0.01)
+    end, refused = engine._table.end, []
+
+    def stubborn(*args: Any, **given: Any) -> bool:
+        if len(refused) < 3:
+            refused.append(1)
+            raise StorageError("database or disk is full")
+        return end(*args, **given)
+
+    monkeypatch.setattr(engine._table, "end", stubborn)
+    fine(engine)
+    assert len(refused) == 3
+
+
+def test_memory_that_runs_out_is_told_with_numbers(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (OutOfMemoryError("sampling needs about 9.0 GiB, 2.0 GiB are free"), MemoryError("9 GiB")):
+        with monkeypatch.context() as patch:
+
+            def none(*_: object, error: BaseException = error, **__: object) -> None:
+                raise error
+
+            patch.setattr(runner, "generate", none)
+            assert "9" in failing(engine, "out_of_memory").fault.message  # type: ignore[union-attr]
+    fine(engine)
+
+
+def test_a_model_that_vanishes_fails_the_job(settings: Settings, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "tiny.safetensors").write_bytes((settings.models / "tiny.safetensors").read_bytes())
+    with Engine(settings.model_copy(update={"models": models})) as engine:
+        fine(engine)
+        (models / "tiny.safetensors").rename(tmp_path / "away")
+        engine.shelf.clear()
+        failing(engine, "model_not_found")
+        (tmp_path / "away").rename(models / "tiny.safetensors")
+        fine(engine)
+
+
+def test_a_sampler_that_hangs_costs_its_job_only(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Engine(settings.model_copy(update={"step_limit": 0.2})) as engine:
+        release = threading.Event()
+        with monkeypatch.context() as patch:
+
+            def hang(*_: object, **__: object) -> Iterator[None]:
+                release.wait(60)
+                return iter(())
+
+            patch.setattr(runner, "generate", hang)
+            failing(engine, "timeout")
+    with Engine(settings) as engine:
+        fine(engine)
+        release.set()
+
+
+def test_a_job_that_ends_the_process_every_time_is_given_up(settings: Settings) -> None:
+    settings = settings.model_copy(update={"attempts": 2})
+    for _ in range(2):
+        with Engine(settings) as engine:
+            job = engine.submit(request(steps=900), key="poison")
+            begun(engine, job)
+    with Engine(settings) as engine:
+        ended = engine.wait(job.id, 60)
+        assert ended.fault is not None
+        assert ended.fault.code == "crashed"
+        fine(engine)
+
+
+def test_a_clock_that_jumps_changes_neither_order_nor_names(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([2e9, 0.0, 5e9, 1.0] * 100)
+    monkeypatch.setattr(database_module.time, "time", lambda: next(times))
+    jobs = [engine.submit(request(seed=seed)) for seed in range(4)]
+    ended = [engine.wait(job.id, 60) for job in jobs]
+    assert [job.number for job in ended] == sorted(job.number for job in ended)
+    assert len({job.made[0].file for job in ended}) == 4
+    assert [job.id for job in engine.jobs()] == [job.id for job in reversed(jobs)]
+
+
+@pytest.mark.parametrize("damage", ["empty", "page", "gone", "locked", "newer", "text"])
+def test_a_database_that_cannot_be_used_is_refused_with_the_remedy_and_left_as_it_is(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    with Engine(settings) as engine:
+        fine(engine)
+    path = settings.data / "jobs.sqlite"
+    said = {"empty": "is empty", "gone": "is gone", "locked": "locked", "newer": "newer"}.get(
+        damage, "damaged|not a|malformed"
+    )
+    lock = None
+    if damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "page":
+        data = bytearray(path.read_bytes())
+        for page in range(4096, len(data), 4096):
+            data[page : page + 2048] = b"\xee" * 2048
+        path.write_bytes(bytes(data))
+    elif damage == "gone":
+        path.rename(path.with_name("jobs.sqlite-wal"))
+    elif damage == "text":
+        path.write_text("not a database" * 1000)
+    elif damage == "newer":
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute("update sfumato_schema set version = version + 1")
+    elif damage == "locked":
+        monkeypatch.setattr(storage, "BUSY", 50)
+        lock = sqlite3.connect(path)
+        lock.execute("pragma locking_mode=exclusive")
+        lock.execute("begin exclusive")
+    before = path.read_bytes() if path.exists() else None
+    try:
+        with pytest.raises(StorageError, match=said) as refused:
+            Engine(settings)
+        assert "\n" not in str(refused.value)
+        assert (path.read_bytes() if path.exists() else None) == before
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def test_a_database_server_that_is_away_is_told_without_its_password(settings: Settings) -> None:
+    url = "postgresql://someone:secret@127.0.0.1:1/none"
+    with pytest.raises(StorageError, match="can be reached") as refused:
+        Engine(settings.model_copy(update={"database_url": url}))
+    assert "secret" not in str(refused.value)
+    with pytest.raises(StorageError, match=r"postgresql://…"):
+        Engine(settings.model_copy(update={"database_url": "oracle://x"}))
+    with Engine(settings) as engine:  # the refused ones let go of the folder
+        fine(engine)
+
+
+def test_a_hundred_jobs_of_one_owner_do_not_starve_two_of_another(engine: Engine) -> None:
+    begun(engine, engine.submit(request(steps=900), owner="many"))
+    many = [engine.submit(request(), owner="many") for _ in range(100)]
+    few = [engine.submit(request(), owner="few") for _ in range(2)]
+    assert [engine.job(job.id).position for job in few] == [1, 3]
+    engine.interrupt("many")
+    assert {engine.job(job.id).state for job in many} == {"cancelled"}
+    assert {engine.wait(job.id, 60).state for job in few} == {"done"}
+    late = engine.submit(request(), owner="third")  # turns that nobody took do not count
+    with engine._table.engine.connect() as db:
+        turns = dict(db.execute(sa.select(database_module.JOBS.c.id, database_module.JOBS.c.turn)).all())
+    assert turns[late.id] <= 5
+
+
+def test_skip_ends_the_batch_and_goes_on_with_the_next(engine: Engine) -> None:
+    job = engine.submit(request(steps=300, batch_count=3))
+    begun(engine, job)
+    engine.skip(job.id)
+    ended = engine.wait(job.id, 60)
+    assert ended.state == "done"
+    assert [made.index for made in ended.made] == [1, 2]
+
+
+def test_a_known_key_is_answered_by_a_full_queue_and_a_strange_one_refused(settings: Settings) -> None:
+    with Engine(settings.model_copy(update={"queue_limit": 1})) as engine:
+        begun(engine, engine.submit(request(steps=900)))
+        first = engine.submit(request(), key="k")
+        assert engine.submit(request(), key="k").id == first.id
+        for key in ("", "x" * 201, "a\0b"):
+            with pytest.raises(RequestError, match="key"):
+                engine.submit(request(), key=key)
+
+
+def test_threads_that_submit_one_key_at_once_get_one_job(engine: Engine) -> None:
+    ids: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: ids.append(engine.submit(request(seed=-1), key="k").id))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ids) == 8
+    assert len(set(ids)) == 1
+
+
+def test_estimates_follow_what_jobs_took(engine: Engine) -> None:
+    pace = Pace([(100.0, 2.0), (300.0, 6.0)])
+    assert pace.seconds(50) == pytest.approx(1.0)
+    fresh = Pace([])
+    assert fresh.seconds(1) == GUESS
+    fresh.learn(100, 50)
+    assert fresh.seconds(10) == pytest.approx(5)
+    begun(engine, engine.submit(request(steps=900)))
+    jobs = [engine.submit(request(seed=seed, steps=5)) for seed in range(4)]
+    estimates = {job.id: job.estimate or 0.0 for job in engine.jobs(states=["queued"])}
+    one = engine._pace.seconds(units_of(jobs[0].request))
+    waits = [estimates[job.id] for job in jobs]
+    steps = [after - before for before, after in pairwise(waits)]
+    assert steps == pytest.approx([one] * 3)  # each waits for one more
+    assert waits[0] > 2 * one  # and all of them for what runs
