@@ -137,9 +137,11 @@ def run(settings: Settings, jobs: int, kills: int, seed: int = 0) -> Outcome:
 
     def at(name: str) -> Settings:
         folder = settings.data / name
-        return settings.model_copy(update={"data": folder / "data", "outputs": folder / "outputs"})
+        places = {"data": folder / "data", "outputs": folder / "outputs"}
+        # Kills are no fault of a job's: none may be given up for those it has seen.
+        return settings.model_copy(update={**places, "attempts": kills + 1})
 
-    CHILDREN.set_forkserver_preload(["benchmarks.chaos"])
+    CHILDREN.set_forkserver_preload(["sfumato.app.engine"])
     wanted = undisturbed(at("undisturbed").model_copy(update={"database_url": None}), jobs)
     accepted = disturbed(at("disturbed"), jobs, kills, seed)
     return judged(at("disturbed"), kills, accepted, wanted)

@@ -274,3 +274,24 @@ def test_estimates_follow_what_jobs_took(engine: Engine) -> None:
     steps = [after - before for before, after in pairwise(waits)]
     assert steps == pytest.approx([one] * 3)  # each waits for one more
     assert waits[0] > 2 * one  # and all of them for what runs
+
+
+def test_a_page_costs_the_same_few_queries_however_many_jobs_wait(settings: Settings) -> None:
+    engine = Engine(settings)
+    engine.start(listen=False)
+    try:
+        asked: list[str] = []
+        sa.event.listen(
+            engine._table.engine, "before_cursor_execute", lambda *given: asked.append(str(given[2]))
+        )
+        counts = []
+        for _ in range(2):
+            for seed in range(30):
+                engine.submit(request(seed=seed))
+            asked.clear()
+            page = engine.jobs(limit=20)
+            counts.append(len(asked))
+            assert [job.position for job in page] == sorted((job.position for job in page), reverse=True)  # type: ignore[type-var]
+        assert counts[0] == counts[1] <= 4
+    finally:
+        engine.close()

@@ -2,6 +2,9 @@
 
 import hashlib
 import multiprocessing
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
@@ -166,3 +169,30 @@ def test_a_worker_alone_needs_a_database_that_others_reach(settings: Settings) -
     for role in ("worker", "server"):
         with pytest.raises(RequestError, match="--database-url"):
             Engine(settings, role)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_worker_told_to_leave_ends_its_job_first_and_a_second_time_gives_it_back(
+    server: Engine, shared: Settings
+) -> None:
+    def started() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", "from sfumato.cli import main; main()", "worker", "--grace", "3600"]
+        for name in ("data", "outputs", "models", "checkpoint", "dtype", "database_url"):
+            flag = {"outputs": "output"}.get(name, name).replace("_", "-")
+            command += [f"--{flag}", str(getattr(shared, name))]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    for signals, steps, state in ((1, 200, "done"), (2, 900, "running")):
+        worker = started()
+        try:
+            job = server.submit(request(steps=steps))
+            until(server, job, lambda progress: progress.step > 1)
+            worker.send_signal(signal.SIGTERM)
+            if signals == 2:
+                until(server, job, lambda progress: progress.step > 1)
+                worker.send_signal(signal.SIGTERM)
+            assert worker.wait(TIMEOUT) == 0
+        finally:
+            worker.kill()
+            worker.communicate()
+        assert server.job(job.id).state == state
