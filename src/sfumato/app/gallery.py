@@ -300,6 +300,10 @@ class Gallery:
         """Where a picture's file is. Raises OutputError: it has vanished."""
         return self.files.path(picture)
 
+    def read(self, picture: Picture) -> bytes:
+        """The bytes of a picture's file. Raises OutputError: it has vanished."""
+        return self.path(picture).read_bytes()
+
     def pages(self, wanted: Filter, owner: str | None = None) -> Iterator[Picture]:
         """All pictures of a search, read page by page."""
         page = self.search(wanted, owner=owner, limit=MAX_PAGE)

@@ -190,9 +190,7 @@ def file(picture_id: str, request: Request, desk: Here, reader: Reader) -> Respo
     found = gallery.get(picture_id, reader)
     suffix = Path(found.file).suffix.lower()
     kind = PICTURE_KINDS.get(suffix.replace(".jpeg", ".jpg"), "application/octet-stream")
-    return _bytes(
-        request, found.sha256, kind, lambda: gallery.path(found).read_bytes(), f"{found.id}{suffix}"
-    )
+    return _bytes(request, found.sha256, kind, lambda: gallery.read(found), f"{found.id}{suffix}")
 
 
 @router.get("/{picture_id}/thumbnail", response_class=Response)
