@@ -39,7 +39,7 @@ QUEUE_FLAGS: tuple[Flag, ...] = (
     Flag("database_url", ("--database-url",), "postgresql://… for many machines; unset = a file."),
     Flag("store", ("--store",), "Folder or s3://… that all machines reach; unset = this machine's folders."),
     Flag("patience", ("--patience",), "Seconds after which a silent worker's jobs are taken over."),
-    Flag("attempts", ("--attempts",), "Crashes that a job may have seen before it is given up."),
+    Flag("attempts", ("--attempts",), "Ends of the process under a job before it is made in one of its own."),
     Flag("step_limit", ("--step-limit",), "Seconds that a step may take before its job is given up."),
 )
 SERVER_FLAGS: tuple[Flag, ...] = (

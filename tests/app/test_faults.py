@@ -1,6 +1,7 @@
 """What goes wrong around a job ends that job in words, or nothing at all; what comes after it is made."""
 
 import errno
+import multiprocessing
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from sfumato.app import alone, maker, runner, storage
 from sfumato.app import database as database_module
-from sfumato.app import maker, runner, storage
 from sfumato.app.engine import Engine
 from sfumato.app.jobs import Job
 from sfumato.app.pace import GUESS, Pace, units_of
@@ -135,17 +136,48 @@ def test_a_sampler_that_hangs_costs_its_job_only(settings: Settings, monkeypatch
         release.set()
 
 
-def test_a_job_that_ends_the_process_every_time_is_given_up(settings: Settings) -> None:
-    settings = settings.model_copy(update={"attempts": 2})
-    for _ in range(2):
-        with Engine(settings) as engine:
-            job = engine.submit(request(steps=900), key="poison")
-            begun(engine, job)
+def test_a_job_whose_own_process_dies_is_given_up_and_the_server_lives(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "PAUSE", 0.01)
+    settings = settings.model_copy(update={"attempts": 1})
     with Engine(settings) as engine:
+        job = engine.submit(request(steps=900))
+        begun(engine, job)
+    with Engine(settings) as engine:
+        begun(engine, job)  # its steps and previews come from there
+        (process,) = multiprocessing.active_children()
+        process.kill()
         ended = engine.wait(job.id, 60)
         assert ended.fault is not None
         assert ended.fault.code == "crashed"
+        assert "SIGKILL" in ended.fault.message
         fine(engine)
+
+
+def test_ends_of_the_process_are_no_reason_to_give_a_job_up(settings: Settings) -> None:
+    settings = settings.model_copy(update={"attempts": 1})
+    for _ in range(3):  # from the second on in a process of its own
+        with Engine(settings) as engine:
+            job = engine.submit(request(steps=900, batch_count=3), key="long")
+            begun(engine, job)
+    with Engine(settings) as engine:
+        begun(engine, job)
+        engine.skip(job.id)
+        begun(engine, job)
+        engine.cancel(job.id)
+        assert engine.wait(job.id, 60).state == "cancelled"
+        fine(engine)
+    assert not multiprocessing.active_children()
+
+
+def test_a_job_made_in_a_process_of_its_own_gives_the_same_file(settings: Settings) -> None:
+    with Engine(settings) as engine:
+        usual = engine.wait(engine.submit(request()).id, 60)
+        engine._maker.attempts = 0
+        alone = engine.wait(engine.submit(request()).id, 60)
+    assert alone.state == "done"
+    assert [made.sha256 for made in alone.made] == [made.sha256 for made in usual.made]
 
 
 def test_a_clock_that_jumps_changes_neither_order_nor_names(

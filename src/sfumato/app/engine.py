@@ -15,23 +15,20 @@ from typing import Literal, Self
 
 import torch
 
+from sfumato.app.alone import Alone
 from sfumato.app.board import Board
-from sfumato.app.codec import Inputs
 from sfumato.app.crew import Crew
-from sfumato.app.database import JobTable, Order, Place, Wish
-from sfumato.app.gallery import Gallery
+from sfumato.app.database import Order, Place, Wish
 from sfumato.app.jobs import HIGHEST, LOWEST, Event, Job, Progress, Script, State
 from sfumato.app.maker import Maker
 from sfumato.app.pace import Pace, units_of
 from sfumato.app.queue import DurableQueue
-from sfumato.app.runner import Runner, sweep
+from sfumato.app.runner import open_runner, sweep
 from sfumato.app.settings import Settings
-from sfumato.app.storage import connect, sqlite_url
-from sfumato.app.store import Store
+from sfumato.app.storage import connect, database_url
 from sfumato.app.tenancy import claim
 from sfumato.errors import QueueFullError, RequestError
 from sfumato.pipeline.plan import draw_seed
-from sfumato.pipeline.shelf import ModelShelf
 from sfumato.types import Request
 
 LOOK = 2.0  # seconds after which a watched job is looked up again, whatever the board says
@@ -69,20 +66,17 @@ class Engine:
 
     def _open(self, worker: str) -> None:
         settings = self.settings
-        self.store = None if settings.store is None else Store(settings.store)
-        self.inputs = Inputs(settings.data / "inputs", self.store)
         self.board = Board()
-        self.shelf = ModelShelf(
-            settings.models,
-            device=settings.device,
-            dtype=settings.dtype,
-            default=settings.checkpoint,
-            limit=settings.model_memory,
-            paths=False,  # who asks may be anybody; a path would open any file of this machine
+        database = connect(database_url(settings))
+        self._runner = open_runner(
+            settings,
+            database,
+            board=self.board,
+            worker=worker,
+            halted=lambda job_id: self._maker.halted(job_id),
         )
-        database = connect(settings.database_url or sqlite_url(settings.data / "jobs.sqlite"))
-        self._table = JobTable(database, self.inputs)
-        self.gallery = Gallery(database, settings.outputs, settings.data / "thumbnails", self.store)
+        self._table, self.gallery = self._runner.table, self._runner.gallery
+        self.inputs, self.store, self.shelf = self._runner.inputs, self._runner.store, self._runner.shelf
         self._pace = Pace(self._table.rates())
         self._maker = Maker(
             table=self._table,
@@ -93,17 +87,12 @@ class Engine:
             step_limit=settings.step_limit,
             shared=settings.database_url is not None,
             forget=self.shelf.clear,
-        )
-        self._runner = Runner(
-            shelf=self.shelf,
-            table=self._table,
-            gallery=self.gallery,
-            inputs=self.inputs,
-            store=self.store,
-            board=self.board,
-            settings=settings,
-            worker=worker,
-            halted=self._maker.halted,
+            alone=Alone(
+                settings=settings,
+                worker=worker,
+                board=self.board,
+                halted=lambda job_id: self._maker.halted(job_id),
+            ).make,
         )
         self._queue = DurableQueue(
             database, lambda job_id: self._maker.work(job_id, self._runner), worker=worker

@@ -7,35 +7,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TypeVar
-
-import torch
 
 from sfumato.app.board import Board
 from sfumato.app.database import JobTable
-from sfumato.app.jobs import Fault, Job, Progress, State
+from sfumato.app.jobs import Fault, Job, Progress
+from sfumato.app.outcome import End, outcome
 from sfumato.app.pace import Pace
 from sfumato.app.queue import Unfinished
-from sfumato.app.runner import Halt, Runner, StoppedError
-from sfumato.errors import OutputError, SfumatoError, StorageError
+from sfumato.app.runner import Halt, Runner
+from sfumato.errors import StorageError
 
 log = logging.getLogger(__name__)
 
 STOP = 60.0  # seconds that a job has to come to its next step
 RETRY = 1.0  # seconds between two attempts to write an end down
-CODES: Mapping[str, str] = MappingProxyType(
-    {  # of an error's class: the word programs go by
-        "RequestError": "request",
-        "PromptError": "prompt",
-        "ModelNotFoundError": "model_not_found",
-        "WeightsError": "model_broken",
-        "OutOfMemoryError": "out_of_memory",
-        "OutputError": "output",
-        "StorageError": "storage",
-    }
-)
-End = tuple[State, Fault | None, dict[str, float]]  # "running" = it is to be begun again
 T = TypeVar("T")
 
 
@@ -47,10 +33,11 @@ class Maker:
     board: Board
     pace: Pace
     worker: str  # its name
-    attempts: int  # beginnings of a job that bring no picture, at most
+    attempts: int  # beginnings of a job without a picture, before it is made in a process of its own
     step_limit: float  # seconds between two signs of life, at most
     shared: bool  # whether other processes may leave word in the table
     forget: Callable[[], object]  # lets go of what fills the memory
+    alone: Callable[[Job, threading.Event], End]  # makes a job in a process of its own
     phases: dict[str, tuple[int, float]] = field(default_factory=dict)  # how often, and seconds in all
     _halts: dict[str, Halt] = field(default_factory=dict)
     _draining: threading.Event = field(default_factory=threading.Event)
@@ -111,9 +98,7 @@ class Maker:
             self._busy = job_id
         self.board.post(Progress(job=job_id))
         try:
-            state, fault, timings = (
-                self._guarded(job, runner) if attempt <= self.attempts else _hopeless(attempt - 1)
-            )
+            state, fault, timings = self._guarded(job, runner, alone=attempt > self.attempts)
             if state != "running":
                 self._insist(
                     job_id, lambda: self.table.end(job_id, self.worker, state, fault=fault, timings=timings)
@@ -129,44 +114,37 @@ class Maker:
             self._give_back(job_id)
         return state
 
-    def _guarded(self, job: Job, runner: Runner) -> End:
+    def _guarded(self, job: Job, runner: Runner, *, alone: bool) -> End:
         """Run a job in a thread of its own, which is left alone where it gives no sign of life any more."""
         ended: list[End] = []
-        thread = threading.Thread(
-            target=lambda: ended.append(self._made(job, runner)), name="make", daemon=True
-        )
+        given_up = threading.Event()
+
+        def make() -> None:
+            if alone:
+                self.forget()
+                ended.append(self.alone(job, given_up))
+            else:
+                ended.append(outcome(job, runner, self.forget))
+
+        thread = threading.Thread(target=make, name="make", daemon=True)
         thread.start()
         version, seen = -1, time.monotonic()
-        while thread.is_alive():
-            thread.join(min(1.0, self.step_limit / 4))
-            if self._left.is_set():
-                raise Unfinished(job.id)
-            progress = self.board.read(job.id)
-            if progress is not None and progress.version != version:
-                version, seen = progress.version, time.monotonic()
-            elif time.monotonic() - seen > self.step_limit and thread.is_alive():
-                self.forget()
-                text = f"no step in {self.step_limit:.0f} s; given up"
-                log.error("job %s: %s", job.id, text)
-                return "failed", Fault(code="timeout", message=text), {}
-        return ended[0]
-
-    def _made(self, job: Job, runner: Runner) -> End:
-        """Run a job. Nothing it can meet ends the engine."""
         try:
-            return "done", None, runner.run(job)
-        except StoppedError as stopped:
-            return ("running" if stopped.halt == "stop" else "cancelled"), None, {}
-        except SfumatoError as error:
-            return "failed", fault_of(error), {}
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            self.forget()
-            text = f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}"
-            return "failed", Fault(code="out_of_memory", message=text[:300]), {}
-        except Exception:  # what nobody foresaw is the job's end, not the server's
-            log.exception("job %s", job.id)
-            text = "an unforeseen error; the log has its details"
-            return "failed", Fault(code="internal", message=text), {}
+            while thread.is_alive():
+                thread.join(min(1.0, self.step_limit / 4))
+                if self._left.is_set():
+                    raise Unfinished(job.id)
+                progress = self.board.read(job.id)
+                if progress is not None and progress.version != version:
+                    version, seen = progress.version, time.monotonic()
+                elif time.monotonic() - seen > self.step_limit and thread.is_alive():
+                    self.forget()
+                    text = f"no step in {self.step_limit:.0f} s; given up"
+                    log.error("job %s: %s", job.id, text)
+                    return "failed", Fault(code="timeout", message=text), {}
+        finally:
+            given_up.set()
+        return ended[0]
 
     def _insist(self, job_id: str, write: Callable[[], T]) -> T:
         """Write until it succeeds: a full disk is no reason to forget how a job ended."""
@@ -189,20 +167,3 @@ class Maker:
         for phase, seconds in {"wait": (job.started or job.created) - job.created, **timings}.items():
             count, total = self.phases.get(phase, (0, 0.0))
             self.phases[phase] = count + 1, total + max(0.0, seconds)
-
-
-def _hopeless(times: int) -> End:
-    text = f"the program ended {times} times while it was made, without a picture; given up"
-    return "failed", Fault(code="crashed", message=text), {}
-
-
-def fault_of(error: SfumatoError) -> Fault:
-    """An error as it stands in a job."""
-    code = next((CODES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in CODES), "error")
-    if isinstance(error, OutputError | StorageError) and _no_space(error):
-        code = "no_space"
-    return Fault(code=code, message=" ".join(str(error).split()))
-
-
-def _no_space(error: Exception) -> bool:
-    return any(words in str(error).lower() for words in ("no space", "disk is full", "quota"))

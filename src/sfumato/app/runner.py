@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+import sqlalchemy as sa
+
 from sfumato.app.board import Board
 from sfumato.app.codec import Inputs
 from sfumato.app.database import JobTable
@@ -217,6 +219,49 @@ class Runner:
         if not self.table.add_made(job.id, self.worker, made):  # taken over by another, or given up
             raise StoppedError("cancel")
         self.board.touch(job.id)
+
+
+def open_runner(
+    settings: Settings,
+    database: sa.Engine,
+    *,
+    board: Board,
+    worker: str,
+    halted: Callable[[str], Halt | None],
+) -> Runner:
+    """A runner with all it works with.
+
+    Args:
+        settings: where things are, and the limits.
+        database: as `storage.connect` opens it.
+        board: who wants to know.
+        worker: whose jobs these are.
+        halted: what a job was told.
+
+    Raises:
+        StorageError: the database cannot be used.
+        RequestError: no such device, dtype or store here.
+    """
+    store = None if settings.store is None else Store(settings.store)
+    inputs = Inputs(settings.data / "inputs", store)
+    return Runner(
+        shelf=ModelShelf(
+            settings.models,
+            device=settings.device,
+            dtype=settings.dtype,
+            default=settings.checkpoint,
+            limit=settings.model_memory,
+            paths=False,  # who asks may be anybody; a path would open any file of this machine
+        ),
+        table=JobTable(database, inputs),
+        gallery=Gallery(database, settings.outputs, settings.data / "thumbnails", store),
+        inputs=inputs,
+        store=store,
+        board=board,
+        settings=settings,
+        worker=worker,
+        halted=halted,
+    )
 
 
 def sweep(folder: Path, age: float) -> None:

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     )
     queue_limit: int = Field(default=10_000, ge=1, description="jobs that may wait")
     attempts: int = Field(
-        default=10, ge=1, description="crashes that a job may have seen before it is given up"
+        default=10, ge=1, description="ends of the process under a job before it is made in one of its own"
     )
     step_limit: float = Field(
         default=3600.0, gt=0, description="seconds a step may take before a job is given up"

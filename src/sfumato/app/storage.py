@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from sfumato.app.settings import Settings
 from sfumato.errors import StorageError
 
 SCHEMA = 1  # of the tables, as this program knows them
@@ -28,6 +29,16 @@ def sqlite_url(path: Path) -> str:
     return f"sqlite:///{path.absolute().as_posix()}"
 
 
+def database_url(settings: Settings) -> str:
+    """The address of the database that settings name."""
+    return settings.database_url or sqlite_url(settings.data / "jobs.sqlite")
+
+
+def reach(settings: Settings) -> sa.Engine:
+    """Open a database that another process has just opened with `connect`."""
+    return _engine(database_url(settings))
+
+
 def connect(url: str) -> sa.Engine:
     """Open a database, making its tables where it is new.
 
@@ -37,17 +48,22 @@ def connect(url: str) -> sa.Engine:
     Raises:
         StorageError: it is damaged, locked, out of reach, or written by a newer program.
     """
-    address = _address(url)
-    engine = sa.create_engine(address, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    engine = _engine(url)
     try:
         with faults(engine):
             if engine.dialect.name == "sqlite":
-                sa.event.listen(engine, "connect", _pragmas)
-                _check_file(engine, Path(address.database or ""))
+                _check_file(engine, Path(engine.url.database or ""))
             _check_schema(engine)
     except StorageError:
         engine.dispose()
         raise
+    return engine
+
+
+def _engine(url: str) -> sa.Engine:
+    engine = sa.create_engine(_address(url), pool_pre_ping=True, pool_size=10, max_overflow=20)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _pragmas)
     return engine
 
 

@@ -1,0 +1,65 @@
+"""How a job ends: what it met on its way becomes a state, and a fault with a code."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TypeAlias
+
+import torch
+
+from sfumato.app.jobs import Fault, Job, State
+from sfumato.app.runner import Runner, StoppedError
+from sfumato.errors import OutputError, SfumatoError, StorageError
+
+log = logging.getLogger(__name__)
+
+CODES: Mapping[str, str] = MappingProxyType(
+    {  # of an error's class: the word programs go by
+        "RequestError": "request",
+        "PromptError": "prompt",
+        "ModelNotFoundError": "model_not_found",
+        "WeightsError": "model_broken",
+        "OutOfMemoryError": "out_of_memory",
+        "OutputError": "output",
+        "StorageError": "storage",
+    }
+)
+End: TypeAlias = "tuple[State, Fault | None, Mapping[str, float]]"  # "running" = it is to be begun again
+
+
+def outcome(job: Job, runner: Runner, forget: Callable[[], object]) -> End:
+    """Run a job; how it ended, and seconds by phase. Nothing it can meet ends the process.
+
+    Args:
+        job: the job.
+        runner: what makes it.
+        forget: lets go of what fills the memory.
+    """
+    try:
+        return "done", None, runner.run(job)
+    except StoppedError as stopped:
+        return ("running" if stopped.halt == "stop" else "cancelled"), None, {}
+    except SfumatoError as error:
+        return "failed", fault_of(error), {}
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        forget()
+        text = f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}"
+        return "failed", Fault(code="out_of_memory", message=text[:300]), {}
+    except Exception:  # what nobody foresaw is the job's end, not the server's
+        log.exception("job %s", job.id)
+        text = "an unforeseen error; the log has its details"
+        return "failed", Fault(code="internal", message=text), {}
+
+
+def fault_of(error: SfumatoError) -> Fault:
+    """An error as it stands in a job."""
+    code = next((CODES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in CODES), "error")
+    if isinstance(error, OutputError | StorageError) and _no_space(error):
+        code = "no_space"
+    return Fault(code=code, message=" ".join(str(error).split()))
+
+
+def _no_space(error: Exception) -> bool:
+    return any(words in str(error).lower() for words in ("no space", "disk is full", "quota"))
