@@ -254,6 +254,41 @@ def test_what_drips_is_cut_at_the_deadline(listen: Callable[..., Listener]) -> N
         fetch.picture("http://pictures.example/a")
 
 
+def test_a_lookup_that_hangs_is_left_alone_at_the_deadline() -> None:
+    release = threading.Event()
+
+    def resolve(host: str) -> list[str]:
+        release.wait(60)
+        return [PUBLIC]
+
+    def connect(address: str, port: int, timeout: float) -> socket.socket:
+        raise AssertionError("connected")
+
+    fetch = Fetcher(resolve=resolve, connect=connect, seconds=0.02, lookups=threading.BoundedSemaphore(1))
+    for _ in range(2):  # the second one finds no place to be looked up at
+        with pytest.raises(RequestError, match="looked up in time"):
+            fetch.picture("http://pictures.example/a")
+    release.set()
+
+
+def test_a_greeting_that_drips_is_cut_at_the_deadline(listen: Callable[..., Listener]) -> None:
+    gone, sent = threading.Event(), count()
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"\x16\x03\x03\x40\x00")  # 16 KiB of TLS's greeting are to come
+        with suppress(OSError):
+            while not gone.wait(0.01):
+                connection.sendall(b"\x02")
+                next(sent)
+        gone.set()
+
+    fetch, _ = fetcher(listen(drip), seconds=0.1)
+    with pytest.raises(RequestError, match="could not be fetched"):
+        fetch.picture("https://pictures.example/a")
+    assert gone.wait(10)
+    assert next(sent) < 1000
+
+
 @pytest.mark.parametrize(
     "answer",
     [

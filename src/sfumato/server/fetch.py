@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import queue
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from urllib.parse import urljoin, urlsplit
 
@@ -26,6 +27,7 @@ _TUNNELS = tuple(  # IPv6 addresses with an IPv4 address inside, which a gateway
     ipaddress.ip_network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
 )
 _CHUNK = 64 * 2**10
+LOOKUPS = 16  # names looked up at once; those that hang keep their place
 
 Resolve = Callable[[str], list[str]]  # a name's addresses
 Connect = Callable[[str, int, float], socket.socket]  # address, port, seconds
@@ -51,6 +53,7 @@ class Fetcher:
     resolve: Resolve | None = None  # None = the system's
     connect: Connect | None = None
     clock: Callable[[], float] = time.monotonic
+    lookups: threading.Semaphore = field(default_factory=lambda: threading.BoundedSemaphore(LOOKUPS))
 
     def picture(self, url: str) -> bytes:
         """The bytes of a picture.
@@ -71,12 +74,12 @@ class Fetcher:
         """A picture's bytes, or where a redirect leads."""
         try:
             with self._socket(parts, until) as plain:
-                end = threading.Timer(
-                    max(0.0, until - self.clock()), _cut, [plain]
-                )  # of headers that drip, too
-                end.daemon = True
+                end = threading.Timer(max(0.0, until - self.clock()), _cut, [plain])
+                end.daemon = True  # of greetings and headers that drip, too
                 end.start()
                 try:
+                    if isinstance(plain, ssl.SSLSocket):
+                        plain.do_handshake()
                     connection = http.client.HTTPConnection(parts.host, parts.port)
                     connection.sock = plain
                     connection.request("GET", parts.target, headers={"Accept": "image/*"})
@@ -94,21 +97,40 @@ class Fetcher:
     def _socket(self, parts: Parts, until: float) -> socket.socket:
         """Connect to one of a host's addresses. Raises RequestError: it has one that is not public."""
         make = self.connect or _connect
-        plain = make(self._address(parts.host), parts.port, max(0.1, until - self.clock()))
+        plain = make(self._address(parts.host, until), parts.port, max(0.1, until - self.clock()))
         if not parts.secure:
             return plain
         try:
-            return ssl.create_default_context().wrap_socket(plain, server_hostname=parts.host)
+            return ssl.create_default_context().wrap_socket(
+                plain, server_hostname=parts.host, do_handshake_on_connect=False
+            )
         except OSError:
             plain.close()
             raise
 
-    def _address(self, host: str) -> str:
-        """The address to connect to. Raises RequestError: none, or one of them is not public."""
+    def _address(self, host: str, until: float) -> str:
+        """The address to connect to. Raises RequestError: none, one that is not public, or not in time."""
+        answer: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
+
+        def look_up() -> None:
+            try:
+                answer.put((self.resolve or _resolve)(host))
+            except (OSError, UnicodeError) as error:
+                answer.put(error)
+            finally:
+                self.lookups.release()
+
+        late = RequestError(f"{host[:80]} could not be looked up in time; send the picture itself, as base64")
+        if not self.lookups.acquire(timeout=max(0.0, until - self.clock())):
+            raise late
+        # The system's lookup cannot be broken off: it is left alone where it hangs.
+        threading.Thread(target=look_up, daemon=True, name="lookup").start()
         try:
-            found = (self.resolve or _resolve)(host)
-        except (OSError, UnicodeError) as error:
-            raise RequestError(f"{host[:80]} is not known") from error
+            found = answer.get(timeout=max(0.0, until - self.clock()))
+        except queue.Empty:
+            raise late from None
+        if isinstance(found, Exception):
+            raise RequestError(f"{host[:80]} is not known") from found
         if not found or not all(is_public(address) for address in found):
             raise RequestError(f"{host[:80]} is not a public address; send the picture itself, as base64")
         return found[0]
@@ -166,7 +188,7 @@ def _parts(url: str) -> Parts:
 
 def _cut(plain: socket.socket) -> None:
     with suppress(OSError):
-        plain.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(plain, socket.SHUT_RDWR)  # below TLS, which would wait for a goodbye
 
 
 def _resolve(host: str) -> list[str]:
