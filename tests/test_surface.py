@@ -114,6 +114,7 @@ def test_names_of_errors() -> None:
         "JobNotFoundError": "SfumatoError",
         "PictureNotFoundError": "SfumatoError",
         "ConflictError": "SfumatoError",
+        "QuotaError": "SfumatoError",
         "StorageError": "SfumatoError",
     }
     drawn = sfumato.errors.__doc__ or ""
@@ -137,7 +138,7 @@ def test_commands_and_their_options() -> None:
     visit(group, "")
     with_prompt = ["outputs", "models", "styles", "wildcards", "device", "dtype", "threads"]
     queue = ["data", "checkpoint", "model_memory", "database_url"]
-    queue += ["store", "patience", "attempts", "step_limit"]
+    queue += ["store", "patience", "attempts", "step_limit", "quota"]
     gallery = ["outputs", "data", "database_url"]
     assert options == {
         "txt2img": [

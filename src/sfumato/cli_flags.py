@@ -41,6 +41,7 @@ QUEUE_FLAGS: tuple[Flag, ...] = (
     Flag("patience", ("--patience",), "Seconds after which a silent worker's jobs are taken over."),
     Flag("attempts", ("--attempts",), "Ends of the process under a job before it is made in one of its own."),
     Flag("step_limit", ("--step-limit",), "Seconds that a step may take before its job is given up."),
+    Flag("quota", ("--quota",), "Bytes of the disk that one user's pictures may take."),
 )
 SERVER_FLAGS: tuple[Flag, ...] = (
     *QUEUE_FLAGS,
@@ -58,5 +59,14 @@ SERVER_FLAGS: tuple[Flag, ...] = (
     Flag("max_connections", ("--max-connections",), "Requests under way."),
     Flag("fetch_urls", ("--fetch-urls",), "Let requests name pictures by public addresses."),
 )
-NUMBERS = ("threads", "model_memory", "queue_limit", "attempts", "max_body", "rate_limit", "max_connections")
+NUMBERS = (
+    "threads",
+    "model_memory",
+    "queue_limit",
+    "quota",
+    "attempts",
+    "max_body",
+    "rate_limit",
+    "max_connections",
+)
 SWITCHES = ("login", "fetch_urls")

@@ -15,6 +15,7 @@
     ├── JobNotFoundError        no such job, or somebody else's
     ├── PictureNotFoundError    no such picture in the gallery, or somebody else's
     ├── ConflictError           a key that stands for something else already, or a folder in use
+    ├── QuotaError              an owner's files take as much of the disk as they may
     └── StorageError            the database or data folder is damaged, locked or out of reach
 
 Every message is one line for the user. Broken invariants of our own are assertions, not errors.
@@ -84,6 +85,10 @@ class PictureNotFoundError(SfumatoError, LookupError):
 
 class ConflictError(SfumatoError, ValueError):
     """Something else has that name, key or place already."""
+
+
+class QuotaError(SfumatoError):
+    """An owner's files take as much of the disk as they may."""
 
 
 class StorageError(SfumatoError, OSError):

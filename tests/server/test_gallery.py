@@ -127,7 +127,10 @@ def test_tags_ratings_trash_and_back(client: TestClient, mine: list[dict[str, An
     assert client.delete(place).json()["state"] == "trash"
     assert len(client.get(ROOT).json()["pictures"]) == 2
     assert client.get(changed["url"]).status_code == 200  # to see what may be brought back
+    by_job = f"/api/v1/pictures/{changed['job']}/{changed['seed'] - 5}"
+    assert client.get(by_job).status_code == 404
     assert client.post(f"{place}/restore").json() == changed
+    assert client.get(by_job).status_code == 200
     assert len(client.get(ROOT).json()["pictures"]) == 3
 
 

@@ -5,7 +5,7 @@ import base64
 import json
 import os
 import stat
-from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from sfumato.app.settings import Settings
 from sfumato.errors import RequestError
 from sfumato.server import accounts, login
 from sfumato.server.gate import add_guard
-from sfumato.server.limits import Buckets, Crowd, Intake
+from sfumato.server.limits import Buckets, Crowd, Intake, Load
 from sfumato.server.policy import Policy, RefusedError, host_name, is_loopback, origin_of
 
 HOME = "http://127.0.0.1:7860"
@@ -398,12 +398,6 @@ def test_an_unforeseen_error_shows_neither_trace_nor_path(lab: Lab) -> None:
 def test_bodies_are_cut_at_the_limit(tmp_path: Path) -> None:
     lab = Lab(tmp_path, max_body=2**16)
     client = lab.client()
-
-    def endless() -> Iterator[bytes]:
-        for _ in range(100):
-            yield b"x" * 2**14
-        raise AssertionError("read to the end")
-
     assert client.post("/thing", content=b"x" * 2**16).json()["bytes"] == 2**16
     assert client.post("/thing", content=b"x" * (2**16 + 1)).status_code == 413
     answer = client.post("/thing", content=b"", headers={"Content-Length": str(10**12)})
@@ -548,10 +542,46 @@ def test_a_body_that_dawdles_is_given_up(tmp_path: Path) -> None:
     async def never() -> Any:
         await asyncio.Event().wait()
 
-    intake = Intake(never, Policy(patience=0.0))
+    intake = Intake(never, Policy(patience=0.0), Load(100))
     with pytest.raises(RefusedError, match="in time") as refused:
         asyncio.run(intake())
     assert refused.value.status == 408
+
+
+def test_bodies_of_all_requests_together_are_bounded() -> None:
+    async def piece() -> Any:
+        return {"type": "http.request", "body": b"x" * 60, "more_body": True}
+
+    load = Load(100)
+    first, second = Intake(piece, Policy(), load), Intake(piece, Policy(), load)
+    asyncio.run(first())
+    with pytest.raises(RefusedError, match="too much") as refused:
+        asyncio.run(second())
+    assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "5"})
+    second.close()
+    first.close()
+    assert load.held == 0
+    asyncio.run(Intake(piece, Policy(), load)())
+
+
+def test_a_body_without_an_end_is_cut_and_leaves_nothing(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, max_body=2**16)
+    sent: list[Any] = []
+    pieces = count()
+
+    async def receive() -> Any:
+        assert next(pieces) < 100, "read to the end"
+        return {"type": "http.request", "body": b"x" * 2**14, "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1:7860"), (b"transfer-encoding", b"chunked")]
+    scope = {"type": "http", "method": "POST", "path": "/thing", "headers": headers, "client": HERE}
+    asyncio.run(lab.app({**scope, "query_string": b"", "scheme": "http", "root_path": ""}, receive, send))
+    assert sent[0]["status"] == 413
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert not lab.reached
 
 
 def test_one_client_leaves_room_for_others() -> None:

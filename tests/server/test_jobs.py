@@ -1,6 +1,7 @@
 """Jobs over HTTP, behind the guard: submitted, listed, followed, stopped; every owner sees its own."""
 
 import base64
+import errno
 import io
 import json
 from collections.abc import Iterator
@@ -272,6 +273,60 @@ def test_what_is_no_picture_is_not_kept(bob: TestClient, engine: Engine, data: b
     before = set(engine.inputs.folder.glob("*"))
     assert bob.post("/api/v1/inputs", content=data).status_code == 422
     assert set(engine.inputs.folder.glob("*")) == before
+
+
+def test_a_full_disk_is_told_to_who_sends_a_picture(
+    bob: TestClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = set(engine.inputs.folder.glob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        answer = bob.post("/api/v1/inputs", content=picture("pink"))
+        assert answer.status_code == 507
+        assert str(engine.settings.data) not in answer.text
+    assert set(engine.inputs.folder.glob("*")) == before
+    assert bob.post("/api/v1/inputs", content=picture("pink")).status_code == 201
+
+
+def test_what_is_beyond_an_owners_share_of_the_disk_is_refused(
+    clients: dict[str, TestClient], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eve = clients["eve"]
+    assert eve.get("/api/v1/space").json() == {"used": 0, "limit": None}
+    name = eve.post("/api/v1/inputs", content=picture("cyan")).json()["name"]
+    used = eve.get("/api/v1/space").json()["used"]
+    assert used == engine.inputs.path(name).stat().st_size
+    monkeypatch.setattr(engine.space, "limit", used)
+    asked = (
+        ("/api/v1/inputs", {"content": picture("gold")}),
+        ("/api/v1/jobs", {"json": {"request": SMALL}}),
+        ("/sdapi/v1/txt2img", {"json": {"steps": 1, "width": 32, "height": 32}}),
+        ("/v1/images/generations", {"json": {"prompt": "x"}}),
+    )
+    for path, given in asked:
+        answer = eve.post(path, **given)
+        assert (answer.status_code, "are allowed" in answer.text) == (507, True), path
+    assert not list(engine.inputs.folder.glob("*.part"))
+    assert clients["ann"].post("/api/v1/inputs", content=picture("cyan")).status_code == 201
+    assert eve.delete(f"/api/v1/inputs/{name}").status_code == 204
+    assert eve.delete(f"/api/v1/inputs/{name}").status_code == 422  # hers no more
+    assert engine.inputs.path(name).is_file()  # but ann's
+    assert clients["ann"].delete(f"/api/v1/inputs/{name}").status_code == 204
+    assert not engine.inputs.path(name).exists()
+    assert ended(eve, submitted(eve)["id"])["error"]["code"] == "quota"  # a picture is larger than all of it
+    assert eve.get("/api/v1/space").json()["used"] == 0
+
+
+def test_a_picture_that_a_job_needs_is_not_removed(bob: TestClient) -> None:
+    name = bob.post("/api/v1/inputs", content=picture("navy")).json()["name"]
+    job = submitted(bob, request=SMALL, fields={"init_image": name, "steps": 900, "denoising_strength": 1})
+    assert bob.delete(f"/api/v1/inputs/{name}").status_code == 409
+    bob.post(f"/api/v1/jobs/{job['id']}/cancel")
+    ended(bob, job["id"])
+    assert bob.delete(f"/api/v1/inputs/{name}").status_code == 204
 
 
 def test_odd_texts_are_kept_as_they_are(bob: TestClient) -> None:

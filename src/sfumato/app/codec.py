@@ -30,17 +30,25 @@ class Inputs:
         self.folder = folder
         self._store = store
 
-    def keep(self, picture: Picture) -> str:
+    def keep(self, picture: Picture, allow: Callable[[str, int], object] = lambda name, size: None) -> str:
         """Store a picture and give its name.
 
-        Raises OutputError: it cannot be read, or the folder not be written.
+        Args:
+            picture: of any size and mode.
+            allow: told its name and bytes before it is written; may raise.
+
+        Raises:
+            OutputError: it cannot be read, or the folder not be written.
         """
+        if isinstance(picture, Path) and picture.parent == self.folder and picture.is_file():
+            return picture.name
         image = read_picture(picture)
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
         data = buffer.getvalue()
         name = f"{hashlib.sha256(data).hexdigest()}.png"
         path = self.folder / name
+        allow(name, len(data))
         if not path.exists():
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -59,6 +67,15 @@ class Inputs:
                 continue
             if self._store is None or not self._store.fetch(f"inputs/{picture.name}", picture):
                 raise RequestError(f"the input picture {picture.name} has vanished; send it again")
+
+    def remove(self, path: Path) -> None:
+        """Remove a picture, where there is one. Raises OutputError: it stays."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(path, error) from error
+        if self._store is not None:
+            self._store.remove(f"inputs/{path.name}")
 
     def path(self, name: str) -> Path:
         """Where the picture of this name is, if it is there. Raises RequestError: no such name."""

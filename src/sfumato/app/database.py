@@ -132,6 +132,12 @@ class JobTable:
         with self._begin() as db:
             return key is not None and db.scalar(wanted) is not None
 
+    def needs(self, picture: str) -> bool:
+        """Whether a job that has not ended starts from an input picture of this name."""
+        wanted = sa.select(JOBS.c.id).where(JOBS.c.state.in_(WAITING), JOBS.c.request.contains(picture))
+        with self._begin() as db:
+            return db.scalar(wanted.limit(1)) is not None
+
     def get(self, job_id: str, owner: str | None = None) -> Job:
         """The job of this id. Raises JobNotFoundError: there is none, or it is another owner's."""
         with self._begin() as db:

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Literal, Self
 
@@ -27,9 +28,9 @@ from sfumato.app.runner import open_runner, sweep
 from sfumato.app.settings import Settings
 from sfumato.app.storage import connect, database_url
 from sfumato.app.tenancy import claim
-from sfumato.errors import QueueFullError, RequestError
+from sfumato.errors import ConflictError, QueueFullError, RequestError
 from sfumato.pipeline.plan import draw_seed
-from sfumato.types import Request
+from sfumato.types import Picture, Request
 
 LOOK = 2.0  # seconds after which a watched job is looked up again, whatever the board says
 MAX_KEY = 200  # characters
@@ -77,6 +78,7 @@ class Engine:
         )
         self._table, self.gallery = self._runner.table, self._runner.gallery
         self.inputs, self.store, self.shelf = self._runner.inputs, self._runner.store, self._runner.shelf
+        self.space = self._runner.space
         self._pace = Pace(self._table.rates())
         self._maker = Maker(
             table=self._table,
@@ -176,6 +178,7 @@ class Engine:
 
         Raises:
             QueueFullError: as many jobs wait as may.
+            QuotaError: the owner's files take as much of the disk as they may.
             ConflictError: the key stands for another request.
             RequestError: a priority out of range, or the engine is closing.
         """
@@ -197,13 +200,37 @@ class Engine:
             key=key,
         )
         waiting = self.waiting()
-        if waiting >= self.settings.queue_limit and not self._table.has_key(owner, key):
+        known = self._table.has_key(owner, key)
+        if not known:
+            self.space.check(owner)
+        if waiting >= self.settings.queue_limit and not known:
             wait = min(max(1.0, self._pace.seconds(self._table.waiting_units()) / waiting), 600.0)
             raise QueueFullError(f"{waiting} jobs wait already; come back in {wait:.0f} s", retry_after=wait)
         job, new = self._table.add(order, self._queue.put)
         if new:
             self.board.touch(job.id)
         return self._told(job)
+
+    def keep(self, picture: Picture, owner: str) -> Path:
+        """Where a picture is kept that an owner's requests may start from.
+
+        Raises OutputError: it cannot be written. QuotaError: it does not fit the owner's share of the disk.
+        """
+        name = self.inputs.keep(picture, lambda name, size: self.space.take(owner, f"inputs/{name}", size))
+        return self.inputs.path(name)
+
+    def discard(self, name: str, owner: str) -> None:
+        """Forget a picture that an owner has sent, and remove it unless others have sent it, too.
+
+        Raises RequestError: no such picture. ConflictError: a job that has not ended starts from it.
+        """
+        path, kept = self.inputs.path(name), f"inputs/{name}"
+        if not self.space.holds(owner, kept):
+            raise RequestError(f"no input picture {name[:80]!r}")
+        if self._table.needs(name):
+            raise ConflictError(f"a job that has not ended starts from {name}; cancel it, or wait for it")
+        if self.space.leave(owner, kept):
+            self.inputs.remove(path)
 
     def job(self, job_id: str, owner: str | None = None) -> Job:
         """The job of this id. Raises JobNotFoundError: none, or another owner's."""

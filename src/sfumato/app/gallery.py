@@ -38,6 +38,7 @@ from sfumato.app.gallery_table import (
 from sfumato.app.gallery_vectors import Vectors, describe
 from sfumato.app.gallery_words import words_of
 from sfumato.app.settings import Settings
+from sfumato.app.space import SPACE
 from sfumato.app.storage import connect, faults, sqlite_url
 from sfumato.app.store import Store
 from sfumato.errors import PictureNotFoundError, RequestError
@@ -111,6 +112,12 @@ class Gallery:
     def holds(self, file: str) -> bool:
         """Whether a file of the outputs folder is anybody's picture."""
         wanted = sa.select(PICTURES.c.number).where(PICTURES.c.file == file)
+        with self._begin() as db:
+            return db.execute(wanted).first() is not None
+
+    def is_trashed(self, file: str) -> bool:
+        """Whether a file of the outputs folder is in the trash."""
+        wanted = sa.select(PICTURES.c.number).where(PICTURES.c.file == file, PICTURES.c.state == "trash")
         with self._begin() as db:
             return db.execute(wanted).first() is not None
 
@@ -292,6 +299,8 @@ class Gallery:
                 shared = db.execute(same.limit(1)).first() is not None
                 for table in (PICTURES, TAGS, VECTORS):
                     db.execute(sa.delete(table).where(table.c.number == picture.number))
+                mine = sa.and_(SPACE.c.owner == picture.owner, SPACE.c.name == picture.file)
+                db.execute(sa.delete(SPACE).where(mine))
                 self._words.remove(db, picture.number)
                 self.files.destroy(picture, shared=shared)
         return len(pictures)

@@ -22,6 +22,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "ModelNotFoundError": "model_not_found",
         "WeightsError": "model_broken",
         "OutOfMemoryError": "out_of_memory",
+        "QuotaError": "quota",
         "OutputError": "output",
         "StorageError": "storage",
     }

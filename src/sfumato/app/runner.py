@@ -22,8 +22,10 @@ from sfumato.app.jobs import Job, Made, Progress, Script
 from sfumato.app.preview import LinearPreview
 from sfumato.app.scripts import Bench, Piece, make_script
 from sfumato.app.settings import Settings
+from sfumato.app.space import Space
 from sfumato.app.storage import faults
 from sfumato.app.store import Store
+from sfumato.errors import QuotaError
 from sfumato.pipeline import images
 from sfumato.pipeline.generate import generate
 from sfumato.pipeline.shelf import ModelShelf
@@ -51,6 +53,7 @@ class Runner:
     shelf: ModelShelf
     table: JobTable
     gallery: Gallery
+    space: Space
     inputs: Inputs
     store: Store | None
     board: Board
@@ -202,6 +205,11 @@ class Runner:
         file = f"{day}/{job.number:06d}-{place}-{piece.seed}.{self.file_format}"
         path = self.outputs / file
         images.save_as(piece.image, path, piece.infotext, self.file_format, piece.extras)
+        try:
+            self.space.take(job.owner, file, path.stat().st_size)
+        except QuotaError:
+            path.unlink()
+            raise
         if self.store is not None:
             self.store.put(file, path)
         made = Made(
@@ -255,6 +263,7 @@ def open_runner(
         ),
         table=JobTable(database, inputs),
         gallery=Gallery(database, settings.outputs, settings.data / "thumbnails", store),
+        space=Space(database, settings.quota),
         inputs=inputs,
         store=store,
         board=board,

@@ -64,6 +64,9 @@ class Settings(BaseSettings):
         default=30.0, ge=2, description="seconds after which a silent worker's jobs are taken over"
     )
     queue_limit: int = Field(default=10_000, ge=1, description="jobs that may wait")
+    quota: int | None = Field(
+        default=None, ge=0, description="bytes that one owner's pictures may take; unset = no limit"
+    )
     attempts: int = Field(
         default=10, ge=1, description="ends of the process under a job before it is made in one of its own"
     )

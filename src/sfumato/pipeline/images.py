@@ -147,6 +147,15 @@ def open_image(path: Path | bytes) -> Image.Image:
         return ImageOps.exif_transpose(image)
 
 
+def size_of(path: Path | bytes) -> tuple[int, int]:
+    """Width and height, as the header of a picture's file (or its bytes) tells; nothing is decoded.
+
+    Raises OutputError: no such file, no picture, damaged, more than `MAX_PIXELS`.
+    """
+    with _reading(path) as image:
+        return image.width, image.height
+
+
 def read_infotext(path: Path) -> str | None:
     """The generation parameters in a picture's file, None if it carries none.
 

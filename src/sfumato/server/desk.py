@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request
@@ -17,6 +18,7 @@ from sfumato.app.engine import Engine
 from sfumato.app.jobs import Job
 from sfumato.pipeline.faces import RESTORERS, find_restorer
 from sfumato.server.catalogue import Catalogue
+from sfumato.server.darkroom import Darkroom
 from sfumato.server.options import OptionStore
 from sfumato.text.styles import Style, find_styles
 
@@ -61,10 +63,16 @@ class Desk:
     catalogue: Catalogue
     leaving: Leaving = field(default_factory=Leaving)
     fetch: Callable[[str], bytes] | None = None  # a picture from an address; None = addresses are refused
+    darkroom: Darkroom = field(default_factory=Darkroom)
     waiters: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(WAITERS, thread_name_prefix="waiter")
     )
     _tasks: OrderedDict[tuple[str, str], str] = field(default_factory=OrderedDict)
+
+    def keep(self, data: bytes, owner: str) -> Path:
+        """Where the engine has a picture that was sent. Raises as `Darkroom.opened` and `Engine.keep` do."""
+        with self.darkroom.opened(data) as image:
+            return self.engine.keep(image, owner)
 
     def name_task(self, owner: str, task: str, job_id: str) -> None:
         """Remember what a client calls a job."""

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from sfumato.app.jobs import Fault
+from sfumato.app.outcome import fault_of
 from sfumato.app.settings import Settings
 from sfumato.errors import QueueFullError, SfumatoError
 
@@ -32,6 +33,7 @@ STATUSES: Mapping[str, int] = MappingProxyType(  # of an error's class
         "OutOfMemoryError": 413,
         "OutputError": 422,  # a picture that was sent cannot be read
         "QueueFullError": 429,
+        "QuotaError": 507,
         "ConflictError": 409,
         "StorageError": 503,
     }
@@ -44,6 +46,7 @@ FAULTS: Mapping[str, int] = MappingProxyType(  # of a failed job's code
         "model_broken": 422,
         "out_of_memory": 413,
         "no_space": 507,
+        "quota": 507,
     }
 )
 
@@ -105,7 +108,9 @@ def add_handlers(app: FastAPI, settings: Settings) -> None:
 
 
 def status_of(error: SfumatoError) -> int:
-    """The HTTP status of an error, by its class or the nearest above it."""
+    """The HTTP status of an error: a full disk's, or that of its class or the nearest above it."""
+    if fault_of(error).code == "no_space":
+        return FAULTS["no_space"]
     return next((STATUSES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in STATUSES), 500)
 
 

@@ -122,8 +122,8 @@ def exported(wanted: Annotated[Exported, Query()], desk: Here, reader: Reader) -
 @router.post("/similar")
 def like(body: LikeBody, desk: Here, reader: Reader) -> dict[str, Any]:
     """Pictures that look like one that is sent, the nearest first."""
-    image = pictures.read(body.image)
-    return _similar(desk.engine.gallery.like(image, owner=reader, limit=body.limit))
+    with desk.darkroom.opened(pictures.data_of(body.image)) as image:
+        return _similar(desk.engine.gallery.like(image, owner=reader, limit=body.limit))
 
 
 @router.post("/import", dependencies=[Depends(admin)], response_class=StreamingResponse)

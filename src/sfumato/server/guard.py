@@ -23,7 +23,7 @@ from types import MappingProxyType
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sfumato.server.accounts import COOKIE, Accounts, Visitor
-from sfumato.server.limits import Buckets, Crowd, Intake, check_headers
+from sfumato.server.limits import Buckets, Crowd, Intake, Load, check_headers
 from sfumato.server.metrics import Metrics
 from sfumato.server.policy import (
     PUBLIC,
@@ -81,6 +81,7 @@ class Guard:
         """
         self.app, self.policy, self.accounts, self.metrics = app, policy, accounts, metrics
         self.crowd = Crowd(policy.connections)
+        self.load = Load(policy.max_bodies)
         self._calls = Buckets(policy.rate, 2 * policy.rate)
         self._wrong = Buckets(1 / 6, 10)  # passwords that were not right
         self._hashing = asyncio.Semaphore(2)  # each takes 16 MiB and a core
@@ -199,13 +200,15 @@ class Guard:
         if call.socketed:
             await self.app({**scope, "state": state}, receive, answer)
             return
-        intake = Intake(receive, self.policy)
+        intake = Intake(receive, self.policy, self.load)
         answer.intake = intake
         try:
             await self.app({**scope, "state": state}, intake, answer)
         except RefusedError:
             if intake.refusal is None:
                 raise
+        finally:
+            intake.close()
         if intake.refusal is not None:
             await answer.refuse(intake.refusal)
 

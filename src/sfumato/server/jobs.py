@@ -21,8 +21,7 @@ from sfumato import types
 from sfumato.app.codec import PICTURES, Inputs, encode
 from sfumato.app.jobs import HIGHEST, LOWEST, Event, Job, Made, Script, State
 from sfumato.app.scripts import SCRIPTS
-from sfumato.errors import JobNotFoundError, QueueFullError, RequestError, SfumatoError
-from sfumato.pipeline import images
+from sfumato.errors import JobNotFoundError, OutputError, QueueFullError, RequestError, SfumatoError
 from sfumato.pipeline.scripts.fields import convert, from_row, request_fields, unknown, with_values
 from sfumato.server.desk import Desk, Here, Owner
 from sfumato.server.errors import shown, status_of
@@ -215,26 +214,45 @@ async def socket(job_id: str, socket: WebSocket, previews: bool = False) -> None
 def picture(job_id: str, index: int, request: Request, desk: Here, reader: Reader) -> Response:
     """A finished picture's file; grids have numbers below 0."""
     made = _made(desk.engine.job(job_id, reader), index)
+    if desk.engine.gallery.is_trashed(made.file):
+        raise HTTPException(404, "this picture is in the trash of the gallery")
     tag = f'"{made.sha256}"'
     headers = {"ETag": tag, "Cache-Control": "private, max-age=31536000, immutable"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
     name = Path(made.file)
-    data = read_inside(desk.engine.settings.outputs, made.file)
+    try:
+        data = read_inside(desk.engine.settings.outputs, made.file)
+    except OutputError as error:
+        raise HTTPException(404, "the file of this picture has vanished") from error
     headers["Content-Disposition"] = f'inline; filename="{name.name}"'
     return Response(data, media_type=KINDS.get(name.suffix, "application/octet-stream"), headers=headers)
 
 
 @router.post("/inputs", status_code=201, openapi_extra={"requestBody": {"content": {"image/*": {}}}})
-async def upload(request: Request, desk: Here) -> JSONResponse:
+async def upload(request: Request, desk: Here, owner: Owner) -> JSONResponse:
     """Keep a picture (PNG, JPEG or WebP, as the body) that requests may start from; its name in them."""
     data = await request.body()
 
     def keep() -> dict[str, Any]:
-        image = images.open_image(data)
-        return {"name": desk.engine.inputs.keep(image), "width": image.width, "height": image.height}
+        with desk.darkroom.opened(data) as image:
+            path = desk.engine.keep(image, owner)
+            return {"name": path.name, "width": image.width, "height": image.height}
 
     return JSONResponse(await run_in_threadpool(keep), 201)
+
+
+@router.delete("/inputs/{name}", status_code=204)
+def discard(name: str, desk: Here, owner: Owner) -> None:
+    """Remove a picture that was sent; 409 while a job that has not ended starts from it."""
+    desk.engine.discard(name, owner)
+
+
+@router.get("/space")
+def space(desk: Here, owner: Owner) -> dict[str, int | None]:
+    """Bytes that the caller's pictures take, and may take; null = no limit."""
+    book = desk.engine.space
+    return {"used": book.used(owner), "limit": book.limit}
 
 
 def read_request(body: JobBody, inputs: Inputs, styles: Mapping[str, Style]) -> types.Request:

@@ -87,12 +87,25 @@ class Crowd:
                 del self.here[client]
 
 
+class Load:
+    """Bytes of all bodies that are held."""
+
+    def __init__(self, most: int) -> None:
+        """Nothing is held yet; `most` may be."""
+        self.most, self.held = most, 0
+
+    def add(self, size: int) -> bool:
+        """Hold some more; whether that fits."""
+        self.held += size
+        return self.held <= self.most
+
+
 class Intake:
     """A request's body, counted while it comes."""
 
-    def __init__(self, receive: Receive, policy: Policy) -> None:
+    def __init__(self, receive: Receive, policy: Policy, load: Load) -> None:
         """Count what `receive` gives."""
-        self._receive, self._policy = receive, policy
+        self._receive, self._policy, self._load = receive, policy, load
         self._bytes = 0
         self.whole = False
         self.refusal: RefusedError | None = None
@@ -108,12 +121,23 @@ class Intake:
             self.refusal = RefusedError(408, "timeout", "the request's body did not arrive in time")
             raise self.refusal from None
         if message["type"] == "http.request":
-            self._bytes += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            self._bytes += size
             self.whole = not message.get("more_body", False)
+            fits = self._load.add(size)
             if self._bytes > self._policy.max_body:
                 self.refusal = too_large(self._policy)
                 raise self.refusal
+            if not fits:
+                self.refusal = RefusedError(
+                    503, "busy", "too much is being sent to the server", {"Retry-After": "5"}
+                )
+                raise self.refusal
         return message
+
+    def close(self) -> None:
+        """Hold nothing any more."""
+        self._load.add(-self._bytes)
 
 
 def too_large(policy: Policy) -> RefusedError:

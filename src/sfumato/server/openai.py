@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -18,8 +19,7 @@ from starlette.exceptions import HTTPException
 from sfumato import types
 from sfumato.app.jobs import Job
 from sfumato.errors import ModelNotFoundError, QueueFullError, RequestError, SfumatoError
-from sfumato.pipeline import images
-from sfumato.pipeline.source import read_picture, source_size
+from sfumato.pipeline.source import source_size
 from sfumato.server import answers, pictures
 from sfumato.server.desk import Desk, Here, Owner
 from sfumato.server.errors import FaultError, SafeJSONResponse, shown, status_of
@@ -114,9 +114,9 @@ async def edits(request: Request, desk: Here, owner: Owner) -> dict[str, Any]:
         raise RequestError("send one picture as image, and one mask at most")
 
     def submit() -> Job:
-        image = read_picture(images.open_image(sent[0]))
-        mask = _mask(read_picture(images.open_image(masks[0]))) if masks else None
-        wanted = _request(desk, body, _size(body.size) or source_size(image))
+        image, size = _kept(desk, sent[0], owner)
+        mask = _kept(desk, masks[0], owner, _mask)[0] if masks else None
+        wanted = _request(desk, body, _size(body.size) or size)
         source = types.Source(image=image, denoising_strength=body.strength)
         wanted = types.Request(
             prompt=wanted.prompt,
@@ -129,6 +129,14 @@ async def edits(request: Request, desk: Here, owner: Owner) -> dict[str, Any]:
         return desk.engine.submit(wanted, owner=owner, kind="img2img")
 
     return await _answer(desk, body, await run_in_threadpool(submit), request)
+
+
+def _kept(
+    desk: Desk, data: bytes, owner: str, change: Callable[[Image.Image], Image.Image] = lambda image: image
+) -> tuple[Path, tuple[int, int]]:
+    """Where a picture is kept, changed, and the size of what is made of it."""
+    with desk.darkroom.opened(data) as image:
+        return desk.engine.keep(change(image), owner), source_size(image)
 
 
 def _request(desk: Desk, body: Body, size: tuple[int, int] | None) -> types.Request:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-
-from PIL.Image import Image
 
 from sfumato.app.jobs import Script
 from sfumato.diffusion.samplers import resolve
@@ -15,7 +14,7 @@ from sfumato.errors import RequestError
 from sfumato.pipeline import metadata
 from sfumato.pipeline.infotext import Infotext, parse
 from sfumato.pipeline.scripts import fields
-from sfumato.server import pictures, scripts
+from sfumato.server import scripts
 from sfumato.server.options import DEFAULTS, checked, values_of
 from sfumato.server.schemas import BESIDE, ExtrasBody, GenerationBody, Img2ImgBody, Txt2ImgBody
 from sfumato.text.styles import Style
@@ -64,6 +63,7 @@ class House:
     styles: Mapping[str, Style]
     restorers: tuple[str, ...]  # of faces
     checkpoint: Callable[[str], str | None]  # the name a shelf knows; raises ModelNotFoundError
+    keep: Callable[[str, str], Path]  # a picture from its text and its field's name; see `Desk.keep`
 
 
 def txt2img(body: Txt2ImgBody, house: House) -> Order:
@@ -73,17 +73,17 @@ def txt2img(body: Txt2ImgBody, house: House) -> Order:
 
 
 def img2img(body: Img2ImgBody, house: House) -> Order:
-    """Image to image, for each of its pictures. Raises as `txt2img` does, and what `pictures.read` does."""
+    """Image to image, for each of its pictures. Raises as `txt2img` does, and what `House.keep` does."""
     sources = body.init_images or ()
     if not sources:
         raise RequestError("init_images: empty; expected one picture at least")
     if len(sources) > MAX_SOURCES:
         raise RequestError(f"init_images: {len(sources)} pictures; at most {MAX_SOURCES} at once")
     mask = body.mask or body.latent_mask
-    given = {"mask.image": pictures.read(mask, "mask")} if mask else {}
+    given = {"mask.image": house.keep(mask, "mask")} if mask else {}
     requests = []
     for number, text in enumerate(sources):
-        image = pictures.read(text, f"init_images[{number}]")
+        image = house.keep(text, f"init_images[{number}]")
         request = _request(body, house, pictures_={**given, "source.image": image})
         if request.canvas.seed >= 0:
             seed = (request.canvas.seed + number) % (MAX_SEED + 1)
@@ -92,7 +92,7 @@ def img2img(body: Img2ImgBody, house: House) -> Order:
     return Order(requests=tuple(requests), script=_script(body, requests[0], house, img2img=True))
 
 
-def extras(body: ExtrasBody, image: Image, infotext: str) -> Order:
+def extras(body: ExtrasBody, image: Path, infotext: str) -> Order:
     """A finished picture made larger. Raises RequestError: a factor or size that makes no sense."""
     to_size = body.resize_mode == 1
     arguments = {
@@ -124,7 +124,7 @@ def _script(body: GenerationBody, request: Request, house: House, *, img2img: bo
     return script
 
 
-def _request(body: GenerationBody, house: House, pictures_: Mapping[str, Image]) -> Request:
+def _request(body: GenerationBody, house: House, pictures_: Mapping[str, Path]) -> Request:
     info = parse(body.infotext) if body.infotext else None
     base = Request() if info is None else _told(info)
     row = _row(body, info)

@@ -5,13 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Mapping
-
-from PIL import Image
+from collections.abc import Callable
 
 from sfumato.errors import RequestError
-from sfumato.pipeline import images
-from sfumato.pipeline.source import read_picture
 
 MAX_TEXT = 128 * 2**20  # characters of one picture
 _URL = re.compile(r"\s*(https?|ftp|file)://", re.IGNORECASE)
@@ -23,16 +19,6 @@ def fetched(text: str, fetch: Callable[[str], bytes] | None) -> str:
     Raises RequestError: nothing is there, or it is not fetched; see `fetch.Fetcher`.
     """
     return write(fetch(text.strip())) if fetch is not None and _URL.match(text) else text
-
-
-def read(text: str, name: str = "image") -> Image.Image:
-    """The picture in a field. Raises RequestError, OutputError: see `data_of` and `images.open_image`."""
-    return read_picture(images.open_image(data_of(text, name)))
-
-
-def texts(text: str, name: str = "image") -> Mapping[str, str]:
-    """The texts in a field's picture. Raises as `read` does."""
-    return images.read_texts(data_of(text, name))
 
 
 def data_of(text: str, name: str = "image") -> bytes:

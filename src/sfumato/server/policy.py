@@ -53,6 +53,7 @@ class Policy:
     login: bool = False  # whether everybody has to say who they are, this machine's own user too
     encrypted: bool = False  # whether it speaks TLS itself
     max_body: int = 128 * 2**20  # bytes
+    max_bodies: int = 512 * 2**20  # bytes of all requests under way
     max_headers: int = 32 * 2**10  # bytes
     patience: float = 60.0  # seconds that a client may take for the next piece
     rate: float = 200.0  # requests a second of one client
@@ -89,6 +90,7 @@ class Policy:
             login=login,
             encrypted=settings.tls_cert is not None,
             max_body=settings.max_body,
+            max_bodies=4 * settings.max_body,
             rate=settings.rate_limit,
             connections=settings.max_connections,
         )

@@ -83,7 +83,7 @@ def png_info(body: PictureBody, desk: Here) -> PngInfoAnswer:
     """Read the parameters in a picture."""
     if not body.image.strip():
         return PngInfoAnswer(info="", items={}, parameters={})
-    items = dict(pictures.texts(pictures.fetched(body.image, desk.fetch)))
+    items = desk.darkroom.texts(pictures.data_of(pictures.fetched(body.image, desk.fetch)))
     info = items.get("parameters", "")
     told = parse(info)
     parameters = {"Prompt": told.prompt, "Negative prompt": told.negative, **told.fields} if info else {}
@@ -174,6 +174,7 @@ def _house(desk: Desk, owner: str) -> orders.House:
         styles=desk.styles(),
         restorers=desk.restorers(),
         checkpoint=desk.catalogue.name,
+        keep=lambda text, name: desk.keep(pictures.data_of(text, name), owner),
     )
 
 
@@ -223,10 +224,11 @@ async def _enlarged(desk: Desk, owner: str, body: ExtrasBody, sent: Sequence[str
     file_format = _format(desk.options.values(owner))
 
     def submit() -> list[str]:
-        ready = [
-            orders.extras(body, pictures.read(each), pictures.texts(each).get("parameters", ""))
-            for each in [pictures.fetched(text, desk.fetch) for text in sent]
-        ]
+        ready = []
+        for text in sent:
+            data = pictures.data_of(pictures.fetched(text, desk.fetch))
+            infotext = desk.darkroom.texts(data).get("parameters", "")
+            ready.append(orders.extras(body, desk.keep(data, owner), infotext))
         return _submit(desk, owner, "extras", [(order.requests[0], order.script) for order in ready])
 
     jobs = await _ended(desk, await run_in_threadpool(submit))
