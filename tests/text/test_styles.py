@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sfumato.errors import OutputError, PromptError
 from sfumato.text.limits import MAX_CHARACTERS
-from sfumato.text.styles import Style, apply_style, apply_styles, read_styles, write_styles
+from sfumato.text.styles import Style, apply_style, apply_styles, find_applied, read_styles, write_styles
 
 STYLES = {
     style.name: style
@@ -104,3 +104,35 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_styles(path, [Style(name="bad", prompt="\ud800")])
     assert read_styles([path]) == STYLES
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("names", [(), ("oil",), ("sharp",), ("oil", "sharp"), ("sharp", "oil")])
+def test_the_styles_of_a_prompt_are_found_again(names: tuple[str, ...]) -> None:
+    once = {name: Style(name=name, prompt=STYLES[name].prompt, negative="photo") for name in STYLES}
+    prompt, negative = apply_styles("a cat", "dog", names, once)
+    assert find_applied(prompt, negative, once) == ("a cat", "dog", names)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative", "style"),
+    [
+        ("a cat, sharp", "dog", Style(name="x", prompt="sharp", negative="photo")),
+        ("a cat sharp", "", Style(name="x", prompt="sharp")),
+        ("a cat", "", Style(name="x")),
+        ("a cat, a cat", "", Style(name="x", prompt="{prompt}, {prompt}")),
+        ("ab", "", Style(name="x", prompt="ab{prompt}b")),
+    ],
+)
+def test_a_style_that_fits_only_in_part_is_not_found(prompt: str, negative: str, style: Style) -> None:
+    assert find_applied(prompt, negative, {"x": style}) == (prompt, negative, ())
+
+
+@given(st.text(alphabet="ab ,", max_size=8), st.text(alphabet="ab ,", max_size=8))
+def test_what_is_found_makes_the_same_prompts(text: str, negative: str) -> None:
+    styles = {
+        "a": Style(name="a", prompt="a", negative="b"),
+        "b": Style(name="b", prompt="b{prompt}", negative="a"),
+    }
+    bare, bare_negative, names = find_applied(text, negative, styles)
+    again = apply_styles(bare, bare_negative, names, styles)
+    assert [each.strip() for each in again] == [each.strip() for each in (text, negative)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sfumato.errors import PromptError
 from sfumato.text.composition import split_parts
 from sfumato.text.emphasis import BREAK, Fragment, parse_emphasis
+from sfumato.text.grammar import strip_comments
 from sfumato.text.limits import MAX_CHUNKS, require_length
 from sfumato.text.networks import split_tags
 from sfumato.text.schedule import timeline
@@ -81,6 +82,7 @@ def count_tokens(
     prompt: str,
     tokenizer: Tokenizer,
     *,
+    negative: bool = False,
     emphasis: EmphasisMode = "Original",
     steps: int = 20,
     backtrack: int = 20,
@@ -88,8 +90,9 @@ def count_tokens(
     """Count a prompt's tokens: of the longest text that editing makes of any of its AND parts.
 
     Args:
-        prompt: as written, network tags included (they do not count).
+        prompt: as written, comments and network tags included (they do not count).
         tokenizer: for the words.
+        negative: whether it is the negative prompt, in which neither tags nor AND are read.
         emphasis: as in `split`.
         steps: of the timeline.
         backtrack: as in `split`.
@@ -100,9 +103,9 @@ def count_tokens(
     Raises:
         PromptError: as `split`, but for MAX_CHUNKS.
     """
-    texts = {
-        entry.text for part in split_parts(split_tags(prompt)[0]) for entry in timeline(part.text, steps)
-    }
+    text = strip_comments(prompt)
+    parts = [text] if negative else [part.text for part in split_parts(split_tags(text)[0])]
+    texts = {entry.text for part in parts for entry in timeline(part, steps)}
     used = max(_used(_fragments(text, emphasis), tokenizer, backtrack) for text in texts)
     return TokenCount(used=used, limit=-(-max(used, 1) // ROW) * ROW)
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,52 @@ def apply_styles(
     return prompt, negative
 
 
+def find_applied(prompt: str, negative: str, styles: Mapping[str, Style]) -> tuple[str, str, tuple[str, ...]]:
+    """Find the styles that were merged into two prompts, and take them out again.
+
+    A style counts where both of its texts fit: it stands around the prompt, or behind it. Of several that
+    fit, the one with the longest texts is taken out first.
+
+    Args:
+        prompt: the positive prompt, styles merged.
+        negative: the negative prompt.
+        styles: those there are, by name.
+
+    Returns:
+        Both prompts without them, and the names in the order in which they apply.
+    """
+    names: list[str] = []
+    by_length = sorted(styles.values(), key=lambda each: (-len(each.prompt) - len(each.negative), each.name))
+    left = [style for style in by_length if style.prompt.strip() or style.negative.strip()]
+    while True:
+        for style in left:
+            bare, bare_negative = _without(prompt, style.prompt), _without(negative, style.negative)
+            if bare is not None and bare_negative is not None:
+                break
+        else:
+            return prompt, negative, tuple(reversed(names))
+        prompt, negative = bare, bare_negative
+        names.append(style.name)
+        left.remove(style)
+
+
+def _without(text: str, style: str) -> str | None:
+    """The text before `apply_style` merged a style into it; None = it did not."""
+    style = style.strip()
+    if style.count(_PLACE) > 1:
+        return None
+    if _PLACE in style:
+        before, after = style.split(_PLACE)
+        fits = len(text) >= len(before) + len(after) and text.startswith(before) and text.endswith(after)
+        return text[len(before) : len(text) - len(after)] if fits else None
+    if not style:
+        return text
+    if text.strip() == style:
+        return ""
+    bare = text.rstrip().removesuffix(f", {style}")
+    return None if bare == text.rstrip() else bare
+
+
 def read_styles(paths: Iterable[Path]) -> dict[str, Style]:
     """Read style files.
 
@@ -128,10 +174,51 @@ def write_styles(path: Path, styles: Iterable[Style]) -> None:
     Raises:
         OutputError: if the file cannot be written, or a text holds half a character (a lone surrogate).
     """
+    _write_rows(path, [_COLUMNS, *((style.name, style.prompt, style.negative) for style in styles)])
+
+
+def edit_styles(path: Path, *, put: Sequence[Style] = (), remove: Collection[str] = ()) -> None:
+    """Change styles of a file; all else of it, notes and columns of other programs too, stays as it is.
+
+    Args:
+        path: a CSV file; it is made if it is missing, its folder too.
+        put: styles that take the place of those of their names, or come last.
+        remove: names; those that are not there are passed over.
+
+    Raises:
+        OutputError: the file is no style file, cannot be read, or not be written.
+    """
+    if path.exists():
+        read_styles([path])
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            columns, *rows = (row for row in csv.reader(file) if row)
+    else:
+        columns, rows = list(_COLUMNS), []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"the styles cannot be written to {path}: {error}") from error
+    columns += [
+        name for name in _COLUMNS if name not in columns and not (name == "prompt" and "text" in columns)
+    ]
+    text = "prompt" if "prompt" in columns else "text"
+    place = columns.index("name")
+    wide = [row + [""] * (len(columns) - len(row)) for row in rows]
+    rows = [row for row in wide if row[place] not in remove]
+    for style in put:
+        values = {"name": style.name, text: style.prompt, "negative_prompt": style.negative}
+        same = [row for row in rows if row[place] == style.name]
+        if not same:
+            same = [[""] * len(columns)]
+            rows += same
+        for column, value in values.items():
+            same[-1][columns.index(column)] = value
+    _write_rows(path, [columns, *rows])
+
+
+def _write_rows(path: Path, rows: Iterable[Iterable[str]]) -> None:
     text = io.StringIO(newline="")
-    rows = csv.writer(text)
-    rows.writerow(_COLUMNS)
-    rows.writerows((style.name, style.prompt, style.negative) for style in styles)
+    csv.writer(text).writerows(rows)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8-sig", newline="") as file:
