@@ -12,7 +12,7 @@ from sfumato.errors import ModelNotFoundError, OutOfMemoryError, RequestError, W
 from sfumato.nn.vae import AutoencoderKL, VAEConfig
 from sfumato.pipeline import memory, metadata
 from sfumato.pipeline.enlarge import LATENT_UPSCALERS
-from sfumato.pipeline.generate import generate, prepare
+from sfumato.pipeline.generate import generate, prepare, until_enough
 from sfumato.pipeline.latents import decode, encode
 from sfumato.pipeline.models import Models
 from sfumato.pipeline.shelf import ModelShelf
@@ -390,3 +390,100 @@ def test_values_that_are_no_numbers_never_become_a_picture(models: Models) -> No
         decode(torch.zeros(1, 4, 1, 1), vae.half())
     with pytest.raises(WeightsError, match="float32"):
         decode(torch.full((1, 4, 1, 1), float("nan")), vae)
+
+
+def stopped_at(
+    request: Request, shelf: ModelShelf, step: int, pass_: int = 1
+) -> tuple[StepInfo, list[Result]]:
+    """The step at which it was said to be enough, and what came then."""
+    last: list[StepInfo] = []
+    made = []
+    for event in until_enough(
+        generate(request, shelf), lambda: bool(last) and (last[-1].pass_, last[-1].step) >= (pass_, step)
+    ):
+        if isinstance(event, Result):
+            made.append(event)
+        else:
+            last.append(event)
+    return last[-1], made
+
+
+@pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M", "DDIM", "DPM adaptive"])
+def test_what_is_enough_is_decoded_as_far_as_it_has_come(
+    shelf: ModelShelf, models: Models, sampler: str
+) -> None:
+    asked = replace(request(batch_size=2, batch_count=3), sampling=Sampling(sampler=sampler, steps=6))
+    step, made = stopped_at(asked, shelf, 2)
+    assert (step.batch, step.step) == (1, 2)
+    assert [each.index for each in made] == [0, 1]
+    for latents, each in zip(step.latents, made, strict=True):
+        pixels = decode(latents[None], models.vae)[0]
+        assert np.array_equal(np.asarray(each.image), pixels.numpy())
+        assert f"Interrupted: 2/{step.steps}" in each.infotext
+        assert metadata.read(each.infotext) == each.request
+
+
+def test_enough_at_the_last_step_is_a_whole_picture_and_the_last(shelf: ModelShelf) -> None:
+    asked = request(batch_count=2)
+    step, made = stopped_at(asked, shelf, 3)
+    assert (step.batch, step.step) == (1, 3)
+    whole = results(asked, shelf)[0]
+    assert [each.infotext for each in made] == [whole.infotext]
+    assert made[0].image.tobytes() == whole.image.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("pass_", "step", "size", "cut"),
+    [
+        (1, 2, (32, 24), "2/3"),
+        (1, 3, (32, 24), "first pass"),
+        (2, 1, (64, 48), "1/3"),
+    ],
+)
+def test_enough_in_either_of_two_passes_gives_that_pass_as_far_as_it_is(
+    shelf: ModelShelf, pass_: int, step: int, size: tuple[int, int], cut: str
+) -> None:
+    asked = replace(request(), hires=Hires(enabled=True, scale=2, denoising_strength=1.0))
+    last, (made,) = stopped_at(asked, shelf, step, pass_)
+    assert (last.pass_, last.step) == (pass_, step)
+    assert made.image.size == size
+    assert f"Interrupted: {cut}," in made.infotext
+
+
+def test_what_is_enough_stays_as_it_was_outside_a_mask(shelf: ModelShelf) -> None:
+    source = Image.new("RGB", (32, 24), "red")
+    mask = Image.new("L", (32, 24))
+    mask.paste(255, (16, 0, 32, 24))
+    asked = replace(
+        request(),
+        source=Source(image=source, denoising_strength=1.0),
+        mask=Mask(image=mask, blur_x=0, blur_y=0),
+    )
+    _, (made,) = stopped_at(asked, shelf, 1)
+    assert np.array_equal(np.asarray(made.image)[:, :16], np.asarray(source)[:, :16])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("MPS backend out of memory"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_while_sampling_is_told_in_words(
+    shelf: ModelShelf, models: Models, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def forward(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(models.checkpoint.unet, "forward", forward)
+    with pytest.raises(
+        OutOfMemoryError, match=r"32×24, 1 at once: memory ran out .*iB are free; choose"
+    ) as told:
+        results(request(), shelf)
+    assert "\n" not in str(told.value)
+    monkeypatch.setattr(models.checkpoint.unet, "forward", lambda *_: 1 / 0)  # any other error stays itself
+    with pytest.raises(ZeroDivisionError):
+        results(request(), shelf)

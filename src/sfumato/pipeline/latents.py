@@ -72,23 +72,37 @@ def decode(latents: Tensor, vae: AutoencoderKL, *, wraps: bool = False) -> Tenso
 
 
 def _encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    def run(tiling: memory.Tiling | None) -> Tensor:
+        if tiling is None:
+            return vae.encode(pictures)[0]
+        return encode_tiled(vae, pictures, tile=tiling.tile, held=tiling.held)[0]
+
     f = vae.config.reduction
-    tiling = _tiling(vae, pictures, pictures.shape[2] // f, pictures.shape[3] // f)
-    if tiling is None:
-        return vae.encode(pictures)[0]
-    return encode_tiled(vae, pictures, tile=tiling.tile, held=tiling.held)[0]
+    return _fitting(run, vae, pictures, pictures.shape[2] // f, pictures.shape[3] // f)
 
 
 def _decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    tiling = _tiling(vae, latents, latents.shape[2], latents.shape[3])
-    if tiling is None:
-        return vae.decode(latents)
-    return decode_tiled(vae, latents, tile=tiling.tile, held=tiling.held)
+    def run(tiling: memory.Tiling | None) -> Tensor:
+        if tiling is None:
+            return vae.decode(latents)
+        return decode_tiled(vae, latents, tile=tiling.tile, held=tiling.held)
+
+    return _fitting(run, vae, latents, latents.shape[2], latents.shape[3])
 
 
-def _tiling(vae: AutoencoderKL, x: Tensor, height: int, width: int) -> memory.Tiling | None:
+def _fitting(
+    run: Callable[[memory.Tiling | None], Tensor], vae: AutoencoderKL, x: Tensor, height: int, width: int
+) -> Tensor:
+    """Run in tiles if it has to be, and where memory runs out all the same, once more in the smallest."""
     available = memory.available_bytes(x.device)
-    return memory.choose_tiling(vae.config, len(x), height, width, dtype=x.dtype, available=available)
+    tiling = memory.choose_tiling(vae.config, len(x), height, width, dtype=x.dtype, available=available)
+    try:
+        return run(tiling)
+    except (MemoryError, RuntimeError) as error:
+        if tiling == memory.SMALLEST or not memory.ran_out(error):
+            raise
+    memory.release(x.device)  # here, where the error holds no map any more
+    return run(memory.SMALLEST)
 
 
 def _finite(

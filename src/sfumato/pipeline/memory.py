@@ -15,6 +15,8 @@ Attention needs no matrix of N × N: the fused kernels of every device go throug
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,11 @@ from sfumato.weights.header import read_header
 SLACK = 1.25  # kernels' workspaces, fragmentation
 FIXED = 64 * 2**20  # small things: noise tables, pictures, prompts
 
+_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "alloc_failed",
+)  # of errors that have no class of their own
 _TILES = (512, 256)  # sides of the autoencoder's tiles, pixels; the first that fits
 _MARGIN = 4  # of a tile, latents
 _COUNTABLE = 2**31  # numbers of a map, counted with 32 bits by many kernels
@@ -126,7 +133,10 @@ def choose_tiling(
         spare = room - tiled_vae_elements(config, batch, height, width, Tiling(tile, 0))
         if spare >= 0:
             return Tiling(tile, spare // 2)
-    return Tiling(_TILES[-1], 0)
+    return SMALLEST
+
+
+SMALLEST = Tiling(_TILES[-1], 0)
 
 
 def weight_bytes(*networks: nn.Module) -> int:
@@ -161,7 +171,7 @@ def activation_bytes(
     sampling = unet_elements(unet, rows, height, width)
     decoding = min(
         vae_elements(vae, pictures, height, width),
-        tiled_vae_elements(vae, pictures, height, width, Tiling(_TILES[-1], 0)),
+        tiled_vae_elements(vae, pictures, height, width, SMALLEST),
     )
     return int(max(sampling, decoding) * dtype.itemsize * SLACK) + FIXED
 
@@ -193,6 +203,36 @@ def require(needed: int, available: int, what: str, remedy: str) -> None:
     """
     if needed > available:
         raise OutOfMemoryError(f"{what} needs about {gib(needed)}, {gib(available)} are free; {remedy}")
+
+
+@contextmanager
+def told(device: torch.device, what: str, remedy: str) -> Iterator[None]:
+    """Say with the numbers where memory runs out although it was thought to be enough.
+
+    Raises OutOfMemoryError in place of whatever the allocator raises.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, OutOfMemoryError) or not ran_out(error):
+            raise
+        free = gib(available_bytes(device))
+        raise OutOfMemoryError(f"{what}: memory ran out on the way, {free} are free; {remedy}") from error
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that there is no more memory, on whatever device."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
+    )
+
+
+def release(device: torch.device) -> None:
+    """Give back what the allocator of `device` keeps for later."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def gib(count: int) -> str:

@@ -8,9 +8,9 @@ Shape letters: H W picture or strip in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from sfumato.types import MAX_SEED, Outpaint, Request, Result, StepInfo
 
 Side = Literal["left", "right", "up", "down"]
 SIDES: tuple[Side, ...] = ("left", "right", "up", "down")  # in this order
-Generate = Callable[[Request], Iterator[StepInfo | Result]]
+Making: TypeAlias = "Generator[StepInfo | Result, bool | None, None]"
+Generate = Callable[[Request], Making]
 
 _SHADE = 0.25  # share of a strip over which the picture's edge fades into noise
 _NEAR = 0.25  # pixels of the picture that are looked at, in pixels of the strip
@@ -42,7 +43,7 @@ class Tile:
 
 
 @torch.no_grad()
-def outpaint(request: Request, shelf: ModelShelf, generate: Generate) -> Iterator[StepInfo | Result]:
+def outpaint(request: Request, shelf: ModelShelf, generate: Generate) -> Making:
     """Make the pictures of a request that continues its source beyond its edges.
 
     Each strip is inpainted in windows of the canvas's size (unset: the checkpoint's own) at the source's
@@ -55,7 +56,8 @@ def outpaint(request: Request, shelf: ModelShelf, generate: Generate) -> Iterato
         generate: makes the pictures of a request that asks for no more than inpainting.
 
     Yields:
-        As `generate`; each window counts as a pass, each picture as a batch of its own.
+        As `generate`; each window counts as a pass, each picture as a batch of its own. When it is enough,
+        the present window is laid in as far as it has come, and those after it are left out.
 
     Raises:
         All that `generate` does.
@@ -70,20 +72,29 @@ def outpaint(request: Request, shelf: ModelShelf, generate: Generate) -> Iterato
         asked = plan.picture(index)
         image, seconds = flatten(plan.source, asked.source.background), 0.0
         passes = count_passes(image.size, asked.outpaint, window)
-        number = 0
+        number, enough = 0, False
         for side, pixels in strips(asked.outpaint, window):
+            if enough:
+                break
             image = extended(image, side, pixels, asked.outpaint, asked.canvas.seed + number)
             for tile in tiles(image.size, side, pixels, window, asked.outpaint.mask_blur):
+                if enough:
+                    break
                 number += 1
-                for event in generate(window_request(asked, image, tile, number)):
+                making = generate(window_request(asked, image, tile, number))
+                event = next(making, None)
+                while event is not None:
                     if isinstance(event, StepInfo):
-                        yield replace(
+                        told = replace(
                             event, batch=index + 1, batches=len(plan.seeds), pass_=number, passes=passes
                         )
-                        continue
-                    seconds += event.seconds
-                    left, top, right, bottom = tile.window
-                    image.paste(event.image.crop((0, 0, right - left, bottom - top)), (left, top))
+                        enough = bool((yield told)) or enough
+                    else:
+                        seconds += event.seconds
+                        left, top, right, bottom = tile.window
+                        image.paste(event.image.crop((0, 0, right - left, bottom - top)), (left, top))
+                    event = _following(making, enough)
+        cut = (("Interrupted", f"window {number}/{passes}"),) if enough else ()
         yield Result(
             image=image,
             request=asked,
@@ -91,11 +102,21 @@ def outpaint(request: Request, shelf: ModelShelf, generate: Generate) -> Iterato
                 asked,
                 model_hash=models.sha256,
                 vae_hash=models.vae_sha256,
-                extra=(("Init image hash", picture_hash(plan.source)), *models.circumstances),
+                extra=(("Init image hash", picture_hash(plan.source)), *cut, *models.circumstances),
             ),
             index=index,
             seconds=seconds,
         )
+        if enough:
+            return
+
+
+def _following(making: Making, enough: bool) -> StepInfo | Result | None:
+    """The next event; None at the end."""
+    try:
+        return making.send(enough)
+    except StopIteration:
+        return None
 
 
 def strips(outpaint: Outpaint, window: tuple[int, int]) -> list[tuple[Side, int]]:
