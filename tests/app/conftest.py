@@ -27,6 +27,12 @@ def database_url(postgres: str) -> str:
     return postgresql.database(postgres)
 
 
+@pytest.fixture
+def postgres_beside(postgres: str) -> str:
+    """The address of another."""
+    return postgresql.database(postgres)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
     """An empty database of each kind."""

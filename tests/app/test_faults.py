@@ -1,11 +1,13 @@
 """What goes wrong around a job ends that job in words, or nothing at all; what comes after it is made."""
 
 import errno
+import hashlib
 import multiprocessing
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ import sqlalchemy as sa
 from sfumato.app import alone, maker, runner, storage
 from sfumato.app import database as database_module
 from sfumato.app.engine import Engine
-from sfumato.app.jobs import Job
+from sfumato.app.gallery_table import Filter
+from sfumato.app.jobs import Job, Script
 from sfumato.app.pace import GUESS, Pace, units_of
 from sfumato.app.settings import Settings
 from sfumato.errors import OutOfMemoryError, RequestError, StorageError
@@ -249,13 +252,62 @@ def test_a_hundred_jobs_of_one_owner_do_not_starve_two_of_another(engine: Engine
     many = [engine.submit(request(), owner="many") for _ in range(100)]
     few = [engine.submit(request(), owner="few") for _ in range(2)]
     assert [engine.job(job.id).position for job in few] == [1, 3]
-    engine.interrupt("many")
+    engine.cancel_all("many")
     assert {engine.job(job.id).state for job in many} == {"cancelled"}
     assert {engine.wait(job.id, 60).state for job in few} == {"done"}
     late = engine.submit(request(), owner="third")  # turns that nobody took do not count
     with engine._table.engine.connect() as db:
         turns = dict(db.execute(sa.select(database_module.JOBS.c.id, database_module.JOBS.c.turn)).all())
     assert turns[late.id] <= 5
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_interrupt_keeps_what_is_half_made_and_ends_the_job(engine: Engine, own: bool) -> None:
+    engine._maker.attempts = 0 if own else 1  # in a process of its own, it is told there
+    job = engine.submit(request(steps=900, batch_size=2, batch_count=3))
+    begun(engine, job)
+    engine.interrupt(job.id)
+    ended = engine.wait(job.id, 60)
+    assert (ended.state, ended.interrupted, ended.fault) == ("done", True, None)
+    assert [made.index for made in ended.made] == [0, 1]
+    for made in ended.made:
+        path = engine.settings.outputs / made.file
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == made.sha256
+        assert "Interrupted: " in made.infotext
+    assert engine.gallery.search(Filter()).pictures[0].job == job.id
+    assert engine._table.rates() == []  # says nothing of how long jobs take
+
+
+def test_interrupt_ends_a_script_with_its_present_picture(engine: Engine) -> None:
+    script = Script(name="prompt matrix", arguments={})
+    asked = replace(request(steps=900), prompt=Prompt(text="a|b|c"))
+    job = engine.submit(asked, script=script)
+    begun(engine, job)
+    engine.interrupt(job.id)
+    ended = engine.wait(job.id, 60)
+    assert (ended.state, ended.interrupted) == ("done", True)
+    assert [made.index for made in ended.made] == [0]
+
+
+def test_a_word_to_a_running_job_outlives_the_process(settings: Settings) -> None:
+    with Engine(settings) as engine:
+        job = engine.submit(request(steps=900))
+        begun(engine, job)
+        engine._table.wish(job.id, "interrupt")
+        engine._table.wish(job.id, "skip")  # the weaker word does not count
+    with Engine(settings) as engine:
+        ended = engine.wait(job.id, 60)
+    assert (ended.state, ended.interrupted, len(ended.made)) == ("done", True, 1)
+
+
+def test_a_waiting_job_that_is_interrupted_is_cancelled(engine: Engine) -> None:
+    first, second = engine.submit(request(steps=900)), engine.submit(request())
+    begun(engine, first)
+    assert engine.interrupt(second.id).state == "cancelled"
+    engine.interrupt(first.id)
+    engine.cancel(first.id)
+    ended = engine.wait(first.id, 60)
+    assert engine.interrupt(first.id) == ended  # without effect
 
 
 def test_skip_ends_the_batch_and_goes_on_with_the_next(engine: Engine) -> None:

@@ -1,8 +1,13 @@
 """Tasks by name, previews beside models, and who may see what."""
 
+import base64
+import io
+import json
+import threading
 from collections.abc import Iterator
 
 import pytest
+from httpx import Response
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -63,7 +68,27 @@ def test_another_owner_sees_and_stops_nothing(client: TestClient, engine: Engine
     assert client.post("/sdapi/v1/skip", headers=theirs).json() is None
     assert engine.job(running).state == "running"
     assert client.post("/sdapi/v1/interrupt").json() == {}
-    assert engine.wait(running, 600).state == "cancelled"
+    ended = engine.wait(running, 600)
+    assert (ended.state, ended.interrupted) == ("done", True)
+
+
+def test_an_interrupted_call_is_answered_with_the_picture_as_far_as_it_had_come(
+    client: TestClient, engine: Engine
+) -> None:
+    body = {"steps": 900, "n_iter": 3, "width": 32, "height": 48}
+    answers: list[Response] = []
+    call = threading.Thread(target=lambda: answers.append(client.post("/sdapi/v1/txt2img", json=body)))
+    call.start()
+    while not client.get("/sdapi/v1/progress").json()["state"]["sampling_step"]:
+        pass
+    assert client.post("/sdapi/v1/interrupt").json() == {}
+    call.join()
+    answer = answers[0].json()
+    (picture,) = answer["images"]
+    image = Image.open(io.BytesIO(base64.b64decode(picture)))
+    assert image.size == (32, 48)
+    (infotext,) = json.loads(answer["info"])["infotexts"]
+    assert "Interrupted: " in infotext
 
 
 def test_interrupt_and_skip_of_nothing_do_nothing(client: TestClient) -> None:

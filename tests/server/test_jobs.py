@@ -161,6 +161,15 @@ def test_a_job_is_cancelled_and_again_without_effect(bob: TestClient) -> None:
     assert bob.get(f"/api/v1/jobs/{job}/preview").status_code == 404
 
 
+def test_a_job_is_interrupted_and_keeps_its_half_made_picture(bob: TestClient) -> None:
+    job = submitted(bob, fields={"steps": 900})["id"]
+    while not bob.get(f"/api/v1/jobs/{job}").json()["started"]:
+        pass
+    assert bob.post(f"/api/v1/jobs/{job}/interrupt").status_code == 200
+    told = ended(bob, job)
+    assert (told["state"], told["interrupted"], len(told["pictures"])) == ("done", True, 1)
+
+
 def test_what_is_anothers_is_not_there(clients: dict[str, TestClient]) -> None:
     job = ended(clients["bob"], submitted(clients["bob"])["id"])
     paths = [
@@ -170,7 +179,7 @@ def test_what_is_anothers_is_not_there(clients: dict[str, TestClient]) -> None:
     ]
     for path in (*paths, job["pictures"][0]["url"]):
         assert clients["eve"].get(path).status_code == 404
-    for action in ("cancel", "skip"):
+    for action in ("cancel", "interrupt", "skip"):
         assert clients["eve"].post(f"/api/v1/jobs/{job['id']}/{action}").status_code == 404
     with (
         pytest.raises(WebSocketDisconnect),

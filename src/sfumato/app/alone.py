@@ -76,8 +76,8 @@ class Alone:
                     elif said == TOUCHED:
                         self.board.touch(job.id)
                     else:
-                        end: End = said
-                        return end
+                        assert isinstance(said, End)
+                        return said
         except (EOFError, OSError):
             if not given_up.wait(PAUSE):
                 return _died(process)
@@ -85,7 +85,7 @@ class Alone:
             process.kill()
             process.join()
             ours.close()
-        return "running", None, {}
+        return End(state="running")
 
 
 def _died(process: SpawnProcess) -> End:
@@ -94,7 +94,7 @@ def _died(process: SpawnProcess) -> End:
     how = f"with {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
     hint = "; the system does so when memory runs out" if how.endswith("SIGKILL") else ""
     text = f"the process that made this job and nothing else ended {how}{hint}; given up"
-    return "failed", Fault(code="crashed", message=text), {}
+    return End(state="failed", fault=Fault(code="crashed", message=text))
 
 
 @contextmanager
@@ -153,5 +153,5 @@ def _make(settings: Settings, worker: str, job_id: str, pipe: Connection) -> Non
         )
         end = outcome(runner.table.get(job_id), runner, runner.shelf.clear)
     except SfumatoError as error:
-        end = "failed", fault_of(error), {}
+        end = End(state="failed", fault=fault_of(error))
     pipe.send(end)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -33,7 +33,7 @@ JOBS = sa.Table(
     sa.Column("turn", sa.BigInteger, nullable=False),  # the lowest of the highest priority is next
     sa.Column("units", sa.Float, nullable=False),  # of work, as `units_of` counts it
     sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("wish", sa.String(16)),  # "cancel" or "skip", for the worker that runs it
+    sa.Column("wish", sa.String(16)),  # a Wish, for the worker that runs it
     sa.Column("worker", sa.String(100)),
     sa.Column("attempts", sa.Integer, nullable=False),  # beginnings since its last picture
     sa.Column("created", sa.Float, nullable=False),
@@ -43,6 +43,7 @@ JOBS = sa.Table(
     sa.Column("made", sa.Text, nullable=False),  # JSON
     sa.Column("fault", sa.Text),  # JSON
     sa.Column("timings", sa.Text, nullable=False),  # JSON
+    sa.Column("interrupted", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("owner", "key"),
     sa.Index("sfumato_jobs_owner", "owner", "number"),
     sqlite_autoincrement=True,
@@ -53,7 +54,8 @@ sa.Index("sfumato_jobs_turn", JOBS.c.state, JOBS.c.turn)
 sa.Index("sfumato_jobs_state", JOBS.c.state, JOBS.c.number)
 
 Enqueue = Callable[[sa.Connection, str, int, int], None]  # of an id, with its priority and turn
-Wish = Literal["cancel", "skip"]
+Wish = Literal["skip", "interrupt", "cancel"]
+WISHES: tuple[Wish, ...] = get_args(Wish)  # the weakest first
 WAITING: tuple[State, ...] = ("queued", "running")
 
 
@@ -253,6 +255,7 @@ class JobTable:
         state: State,
         *,
         fault: Fault | None = None,
+        interrupted: bool = False,
         timings: Mapping[str, float] | None = None,
     ) -> bool:
         """Bring a worker's job to its end; False if it is no longer the worker's."""
@@ -265,6 +268,7 @@ class JobTable:
                 seconds=sum((timings or {}).values()),
                 fault=None if fault is None else json.dumps(asdict(fault)),
                 timings=json.dumps(dict(timings or {})),
+                interrupted=interrupted,
                 wish=None,
             )
         )
@@ -284,10 +288,10 @@ class JobTable:
             return list(db.scalars(change.returning(JOBS.c.id)))
 
     def wish(self, job_id: str, wish: Wish) -> None:
-        """Leave word for the worker that runs the job; to cancel outlives to skip."""
-        change = sa.update(JOBS).where(JOBS.c.id == job_id, JOBS.c.state == "running").values(wish=wish)
-        if wish == "skip":
-            change = change.where(JOBS.c.wish.is_(None))
+        """Leave word for the worker that runs the job; the stronger word stays."""
+        weaker = sa.or_(JOBS.c.wish.is_(None), JOBS.c.wish.in_(WISHES[: WISHES.index(wish)]))
+        mine = sa.and_(JOBS.c.id == job_id, JOBS.c.state == "running", weaker)
+        change = sa.update(JOBS).where(mine).values(wish=wish)
         with self._begin() as db:
             db.execute(change)
 
@@ -341,6 +345,7 @@ class JobTable:
             finished=row.finished,
             made=tuple(made),
             fault=None if row.fault is None else Fault(**json.loads(row.fault)),
+            interrupted=row.interrupted,
             timings=MappingProxyType(json.loads(row.timings)),
         )
 

@@ -287,7 +287,7 @@ class Engine:
         return self.board.read(job_id)
 
     def cancel(self, job_id: str, owner: str | None = None) -> Job:
-        """End a job, at the next step where it runs; without effect on one that has ended.
+        """End a job, at the next step where it runs, and throw away what is half made.
 
         Raises JobNotFoundError: none, or another owner's.
         """
@@ -300,7 +300,16 @@ class Engine:
         """
         return self._halt(job_id, owner, "skip")
 
-    def interrupt(self, owner: str) -> int:
+    def interrupt(self, job_id: str, owner: str | None = None) -> Job:
+        """End a running job at the next step and keep its pictures as far as they have come.
+
+        A waiting job is cancelled.
+
+        Raises JobNotFoundError: none, or another owner's.
+        """
+        return self._halt(job_id, owner, "interrupt")
+
+    def cancel_all(self, owner: str) -> int:
         """Cancel all that an owner has waiting or running; how many jobs that are."""
         waiting = self._table.cancel_waiting(owner=owner)
         self._queue.cancel(waiting)

@@ -64,6 +64,7 @@ class Job:
     estimate: float | None = None  # seconds until it is done, as far as can be told
     made: tuple[Made, ...] = ()
     fault: Fault | None = None
+    interrupted: bool = False  # done, but its owner would not wait for all of it
     timings: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))  # phase: seconds
 
     @property

@@ -15,7 +15,7 @@ from sfumato.app.jobs import Fault, Job, Progress
 from sfumato.app.outcome import End, outcome
 from sfumato.app.pace import Pace
 from sfumato.app.queue import Unfinished
-from sfumato.app.runner import Halt, Runner
+from sfumato.app.runner import HALTS, Halt, Runner
 from sfumato.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -72,9 +72,10 @@ class Maker:
         self._left.set()
 
     def halt(self, job_id: str, halt: Halt) -> None:
-        """Tell a job that runs here."""
+        """Tell a job that runs here; the stronger word counts."""
         with self._idle:
-            if self._busy == job_id and not (halt == "skip" and job_id in self._halts):
+            told = self._halts.get(job_id)
+            if self._busy == job_id and (told is None or HALTS.index(halt) >= HALTS.index(told)):
                 self._halts[job_id] = halt
 
     def halted(self, job_id: str) -> Halt | None:
@@ -94,25 +95,26 @@ class Maker:
         job = self._insist(job_id, lambda: self.table.get(job_id))
         if not attempt:
             return job.state
+        told = self._insist(job_id, lambda: self.table.take_wish(job_id))  # before this process began it
         with self._idle:
             self._busy = job_id
+        if told is not None:
+            self.halt(job_id, told)
         self.board.post(Progress(job=job_id))
         try:
-            state, fault, timings = self._guarded(job, runner, alone=attempt > self.attempts)
-            if state != "running":
-                self._insist(
-                    job_id, lambda: self.table.end(job_id, self.worker, state, fault=fault, timings=timings)
-                )
-                self._count(job, timings)
+            end = self._guarded(job, runner, alone=attempt > self.attempts)
+            if end.state != "running":
+                self._insist(job_id, lambda: self.table.end(job_id, self.worker, **vars(end)))
+                self._count(job, end.timings)
         finally:
             self._halts.pop(job_id, None)
             self.board.clear(job_id)
             with self._idle:
                 self._busy = None
                 self._idle.notify_all()
-        if state == "running":
+        if end.state == "running":
             self._give_back(job_id)
-        return state
+        return end.state
 
     def _guarded(self, job: Job, runner: Runner, *, alone: bool) -> End:
         """Run a job in a thread of its own, which is left alone where it gives no sign of life any more."""
@@ -141,7 +143,7 @@ class Maker:
                     self.forget()
                     text = f"no step in {self.step_limit:.0f} s; given up"
                     log.error("job %s: %s", job.id, text)
-                    return "failed", Fault(code="timeout", message=text), {}
+                    return End(state="failed", fault=Fault(code="timeout", message=text))
         finally:
             given_up.set()
         return ended[0]

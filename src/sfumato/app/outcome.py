@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeAlias
 
 import torch
 
 from sfumato.app.jobs import Fault, Job, State
 from sfumato.app.runner import Runner, StoppedError
-from sfumato.errors import OutputError, SfumatoError, StorageError
+from sfumato.errors import OutOfMemoryError, OutputError, SfumatoError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +27,20 @@ CODES: Mapping[str, str] = MappingProxyType(
         "StorageError": "storage",
     }
 )
-End: TypeAlias = "tuple[State, Fault | None, Mapping[str, float]]"  # "running" = it is to be begun again
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """How a job, or this attempt at it, came to its end."""
+
+    state: State  # "running" = it is to be begun again
+    fault: Fault | None = None
+    interrupted: bool = False  # done as far as it had come
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds by phase
 
 
 def outcome(job: Job, runner: Runner, forget: Callable[[], object]) -> End:
-    """Run a job; how it ended, and seconds by phase. Nothing it can meet ends the process.
+    """Run a job; how it ended. Nothing it can meet ends the process.
 
     Args:
         job: the job.
@@ -39,19 +48,23 @@ def outcome(job: Job, runner: Runner, forget: Callable[[], object]) -> End:
         forget: lets go of what fills the memory.
     """
     try:
-        return "done", None, runner.run(job)
+        return End(state="done", timings=runner.run(job))
     except StoppedError as stopped:
-        return ("running" if stopped.halt == "stop" else "cancelled"), None, {}
+        if stopped.halt == "interrupt":
+            return End(state="done", interrupted=True)
+        return End(state="running" if stopped.halt == "stop" else "cancelled")
     except SfumatoError as error:
-        return "failed", fault_of(error), {}
+        if isinstance(error, OutOfMemoryError):
+            forget()
+        return End(state="failed", fault=fault_of(error))
     except (MemoryError, torch.OutOfMemoryError) as error:
         forget()
         text = f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}"
-        return "failed", Fault(code="out_of_memory", message=text[:300]), {}
+        return End(state="failed", fault=Fault(code="out_of_memory", message=text[:300]))
     except Exception:  # what nobody foresaw is the job's end, not the server's
         log.exception("job %s", job.id)
         text = "an unforeseen error; the log has its details"
-        return "failed", Fault(code="internal", message=text), {}
+        return End(state="failed", fault=Fault(code="internal", message=text))
 
 
 def fault_of(error: SfumatoError) -> Fault:

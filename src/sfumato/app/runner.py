@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import sqlalchemy as sa
 
@@ -20,14 +20,14 @@ from sfumato.app.gallery import Gallery
 from sfumato.app.gallery_entries import of_job
 from sfumato.app.jobs import Job, Made, Progress, Script
 from sfumato.app.preview import LinearPreview
-from sfumato.app.scripts import Bench, Piece, make_script
+from sfumato.app.scripts import Bench, EnoughError, Making, Piece, make_script
 from sfumato.app.settings import Settings
 from sfumato.app.space import Space
 from sfumato.app.storage import faults
 from sfumato.app.store import Store
 from sfumato.errors import QuotaError
 from sfumato.pipeline import images
-from sfumato.pipeline.generate import generate
+from sfumato.pipeline.generate import generate, until_enough
 from sfumato.pipeline.shelf import ModelShelf
 from sfumato.pipeline.upscale_tiles import TileStep
 from sfumato.text.styles import find_styles
@@ -35,7 +35,8 @@ from sfumato.types import StepInfo
 
 PREVIEW_EVERY = 0.5  # seconds between two previews
 
-Halt = Literal["cancel", "skip", "stop"]
+Halt = Literal["skip", "interrupt", "cancel", "stop"]
+HALTS: tuple[Halt, ...] = get_args(Halt)  # the weakest first
 
 
 class StoppedError(Exception):
@@ -63,6 +64,7 @@ class Runner:
     file_format: str = "png"
     _previews: dict[str, LinearPreview] = field(default_factory=dict)
     _shown: float = 0.0
+    _enough: bool = False  # the pictures are wanted as far as they are
 
     @property
     def outputs(self) -> Path:
@@ -75,9 +77,11 @@ class Runner:
         Whole batches are made: a picture of a batch has the same bytes only within it. A script begins again.
 
         Raises:
-            StoppedError: it was told to stop; what is finished is kept.
+            StoppedError: it was told to stop; what is finished is kept, and what was half made if it was told
+                to "interrupt".
             SfumatoError: whatever `generate`, scripts and saving refuse.
         """
+        self._enough = False
         timings = {"load": 0.0, "sample": 0.0, "save": 0.0}
         began = time.perf_counter()
         self.inputs.fetch(job.request)
@@ -88,6 +92,8 @@ class Runner:
             self._run_request(job, timings)
         else:
             self._run_script(job, job.script, timings)
+        if self._enough:
+            raise StoppedError("interrupt")
         return timings
 
     def _run_request(self, job: Job, timings: dict[str, float]) -> None:
@@ -105,7 +111,7 @@ class Runner:
     def _run_batches(self, job: Job, first: int, timings: dict[str, float]) -> int:
         """Make the batches from `first` on; the number of the batch to go on with."""
         mark = time.perf_counter()
-        for event in generate(job.request, self.shelf, first_batch=first):
+        for event in until_enough(generate(job.request, self.shelf, first_batch=first), lambda: self._enough):
             now = time.perf_counter()
             timings["sample"] += now - mark
             if isinstance(event, StepInfo):
@@ -125,10 +131,10 @@ class Runner:
         return job.request.canvas.batch_count + 1
 
     def _run_script(self, job: Job, script: Script, timings: dict[str, float]) -> None:
-        bench = Bench(shelf=self.shelf, styles=find_styles(self.settings.styles))
+        bench = Bench(shelf=self.shelf, styles=find_styles(self.settings.styles), enough=lambda: self._enough)
         pictures = grids = 0
         mark = time.perf_counter()
-        for event in make_script(script, job.request, bench):
+        for event in _while_wanted(make_script(script, job.request, bench)):
             now = time.perf_counter()
             timings["sample"] += now - mark
             if isinstance(event, Piece):
@@ -139,11 +145,16 @@ class Runner:
             else:
                 self._tell(job, event, timings["sample"], before=bench.made, requests=bench.requests)
                 self._skips(job, whole=True)
+                if self._enough and isinstance(event, TileStep):  # a picture half enlarged is none
+                    raise StoppedError("interrupt")
             mark = time.perf_counter()
 
     def _skips(self, job: Job, *, whole: bool) -> bool:
         """Whether the present batch is to be left. Raises StoppedError: the job is, or has `whole` to be."""
         halt = self.halted(job.id)
+        if halt == "interrupt":
+            self._enough = True
+            return False
         if halt == "skip" and not whole:
             return True
         if halt is not None:
@@ -227,6 +238,12 @@ class Runner:
         if not self.table.add_made(job.id, self.worker, made):  # taken over by another, or given up
             raise StoppedError("cancel")
         self.board.touch(job.id)
+
+
+def _while_wanted(making: Making) -> Making:
+    """A script until it asks for a request that is not wanted any more."""
+    with suppress(EnoughError):
+        yield from making
 
 
 def open_runner(

@@ -16,7 +16,7 @@ from PIL.Image import Image
 from sfumato.app.jobs import Script
 from sfumato.errors import RequestError
 from sfumato.pipeline.faces import restore_faces
-from sfumato.pipeline.generate import generate, prepare
+from sfumato.pipeline.generate import generate, prepare, until_enough
 from sfumato.pipeline.postprocess import Enlarged, Enlargement, enlarge_image
 from sfumato.pipeline.scripts import loopback, prompt_matrix, prompts_file, sd_upscale, xyz
 from sfumato.pipeline.scripts.axes import parse_axis
@@ -41,21 +41,31 @@ class Piece:
     request: Request | None = None  # of this very picture; None = what its infotext tells
 
 
+class EnoughError(Exception):
+    """A script's next request is not wanted any more."""
+
+
 Making: TypeAlias = "Iterator[StepInfo | TileStep | Piece]"
 
 
 @dataclass(kw_only=True, eq=False)
 class Bench:
-    """What a script works with, and how many of its requests it has made."""
+    """What a script works with, and how many of its requests it has made.
+
+    Once it is enough, the present request's pictures are made as far as they have come, and none after them.
+    """
 
     shelf: ModelShelf
     styles: Mapping[str, Style] = field(default_factory=dict)
+    enough: Callable[[], bool] = lambda: False
     requests: int = 1
     made: int = 0
 
     def make(self, request: Request) -> Iterator[StepInfo | Result]:
         """Make the pictures of one of the requests."""
-        yield from generate(request, self.shelf)
+        if self.enough():
+            raise EnoughError
+        yield from until_enough(generate(request, self.shelf), self.enough)
         self.made += 1
 
     def cell(self, requests: Iterable[Request]) -> tuple[int, int]:

@@ -13,15 +13,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from sfumato.app.migrations import migrate
 from sfumato.app.settings import Settings
 from sfumato.errors import StorageError
 
-SCHEMA = 1  # of the tables, as this program knows them
 BUSY = 10_000  # milliseconds that a locked file is waited for
 REMEDY = "close the program that has it open, or bring the file back from a copy"
 
 METADATA = sa.MetaData()
-_SCHEMA = sa.Table("sfumato_schema", METADATA, sa.Column("version", sa.Integer, primary_key=True))
+_VERSION = sa.Table("sfumato_schema", METADATA, sa.Column("version", sa.Integer, primary_key=True))
 
 
 def sqlite_url(path: Path) -> str:
@@ -40,7 +40,7 @@ def reach(settings: Settings) -> sa.Engine:
 
 
 def connect(url: str) -> sa.Engine:
-    """Open a database, making its tables where it is new.
+    """Open a database, making its tables where it is new, and those of an older program anew.
 
     Args:
         url: sqlite:///… or postgresql://….
@@ -53,7 +53,7 @@ def connect(url: str) -> sa.Engine:
         with faults(engine):
             if engine.dialect.name == "sqlite":
                 _check_file(engine, Path(engine.url.database or ""))
-            _check_schema(engine)
+            migrate(engine, _VERSION, METADATA)
     except StorageError:
         engine.dispose()
         raise
@@ -118,22 +118,6 @@ def _check_file(engine: sa.Engine, path: Path) -> None:
         answer = db.scalar(sa.text("pragma quick_check(1)"))
         if answer != "ok":
             raise StorageError(f"{path} is damaged: {' '.join(str(answer).split())}; {REMEDY}")
-
-
-def _check_schema(engine: sa.Engine) -> None:
-    with engine.begin() as db:
-        there = sa.inspect(db).has_table(_SCHEMA.name)
-        version = db.scalar(sa.select(sa.func.max(_SCHEMA.c.version))) if there else None
-        if version is not None and version > SCHEMA:
-            raise StorageError(
-                f"the database has tables of a newer sfumato: version {version}, this one knows {SCHEMA};"
-                " update sfumato, or use another data folder"
-            )
-        if engine.dialect.name == "postgresql":
-            db.execute(sa.text("select pg_advisory_xact_lock(7860)"))  # two that start at once
-        METADATA.create_all(db)
-        if db.scalar(sa.select(sa.func.max(_SCHEMA.c.version))) is None:
-            db.execute(sa.insert(_SCHEMA).values(version=SCHEMA))
 
 
 def _pragmas(connection: Any, _record: Any) -> None:

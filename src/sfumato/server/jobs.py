@@ -148,8 +148,14 @@ def job(job_id: str, desk: Here, reader: Reader) -> dict[str, Any]:
 
 @router.post("/jobs/{job_id}/cancel")
 def cancel(job_id: str, desk: Here, reader: Reader) -> dict[str, Any]:
-    """End a job at the next step; without effect on one that has ended."""
+    """End a job at the next step and throw away what is half made; without effect on one that has ended."""
     return _job(desk, desk.engine.cancel(job_id, reader))
+
+
+@router.post("/jobs/{job_id}/interrupt")
+def interrupt(job_id: str, desk: Here, reader: Reader) -> dict[str, Any]:
+    """End a running job at the next step and keep its pictures as far as they are; cancel a waiting job."""
+    return _job(desk, desk.engine.interrupt(job_id, reader))
 
 
 @router.post("/jobs/{job_id}/skip")
@@ -325,6 +331,7 @@ def _job(desk: Desk, job: Job) -> dict[str, Any]:
         "script": job.script and {"name": job.script.name, "arguments": dict(job.script.arguments)},
         "pictures": [_picture(job, made) for made in job.made],
         "error": fault and {"code": fault.code, "message": shown(fault.message, desk.engine.settings)},
+        "interrupted": job.interrupted,
         "timings": dict(job.timings),
     }
 

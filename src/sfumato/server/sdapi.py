@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
 from collections.abc import Sequence
 from typing import Any
@@ -143,10 +142,10 @@ def progress(desk: Here, owner: Owner, skip_current_image: bool = False) -> Prog
 
 @router.post("/interrupt")
 def interrupt(desk: Here, owner: Owner) -> dict[str, str]:
-    """End the caller's running job; its finished pictures are its answer."""
+    """End the caller's running job; its answer is what is finished, and what was half made, as it is."""
     job = desk.running(owner)
     if job is not None:
-        desk.engine.cancel(job.id, owner)
+        desk.engine.interrupt(job.id, owner)
     return {}
 
 
@@ -203,11 +202,16 @@ def _submit(desk: Desk, owner: str, kind: str, wanted: Sequence[tuple[Request, S
 
 
 async def _ended(desk: Desk, ids: Sequence[str]) -> list[Job]:
-    jobs = await asyncio.gather(*(desk.ended(job_id) for job_id in ids))
+    jobs: list[Job] = []
+    for job_id in ids:
+        jobs.append(await desk.ended(job_id))
+        if jobs[-1].interrupted:  # the whole call was meant
+            for later in ids[len(jobs) :]:
+                await run_in_threadpool(desk.engine.cancel, later)
     for job in jobs:
         if job.fault is not None:
             raise FaultError(job.fault)
-    return list(jobs)
+    return jobs
 
 
 def _answer(
