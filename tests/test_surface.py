@@ -101,6 +101,7 @@ def test_names_of_errors() -> None:
     }
     assert tree == {
         "RequestError": "SfumatoError",
+        "WorkLimitError": "RequestError",
         "PromptError": "SfumatoError",
         "WeightsError": "SfumatoError",
         "UnsafeFileError": "WeightsError",
@@ -309,6 +310,7 @@ def test_commands_and_their_options() -> None:
             *with_prompt,
             *queue,
             "queue_limit",
+            "job_limit",
             "login",
             "api_auth",
             "token_file",

@@ -46,6 +46,7 @@ QUEUE_FLAGS: tuple[Flag, ...] = (
 SERVER_FLAGS: tuple[Flag, ...] = (
     *QUEUE_FLAGS,
     Flag("queue_limit", ("--queue-limit",), "Jobs that may wait."),
+    Flag("job_limit", ("--job-limit",), "Megapixels times steps that one job may ask for."),
     Flag("login", ("--login",), "A token or password even from this machine."),
     Flag("api_auth", ("--api-auth",), "user:password,user2:password2; better in SFUMATO_API_AUTH."),
     Flag("token_file", ("--token-file",), "Of the server's token; unset = in the data folder."),

@@ -2,6 +2,7 @@
 
     SfumatoError                what was given, what was expected, what to do
     ├── RequestError            a generation request that makes no sense
+    │   └── WorkLimitError      more work than one job may be
     ├── PromptError             a prompt beyond the stated limits
     ├── WeightsError            a weights file that cannot be trusted or does not fit
     │   ├── UnsafeFileError     it would have to execute something to be read
@@ -28,6 +29,10 @@ class SfumatoError(Exception):
 
 class RequestError(SfumatoError, ValueError):
     """A generation request is out of range or contradictory."""
+
+
+class WorkLimitError(RequestError):
+    """A request asks for more work than one job may be."""
 
 
 class PromptError(SfumatoError, ValueError):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 from PIL import Image
@@ -48,6 +49,11 @@ def request(text: str = "a cat", steps: int = 2, **canvas: int) -> Request:
 
 def files(engine: Engine, job: Job) -> list[Path]:
     return [engine.settings.outputs / made.file for made in job.made]
+
+
+def test_an_engine_listens_at_no_port(engine: Engine) -> None:
+    connections = psutil.Process().net_connections("inet")
+    assert not [each.laddr for each in connections if each.status == psutil.CONN_LISTEN]
 
 
 def test_a_job_ends_in_files_that_tell_how_they_were_made(engine: Engine) -> None:

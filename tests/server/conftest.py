@@ -2,30 +2,49 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sfumato.app.engine import Engine
+from sfumato.app.jobs import Job
 from sfumato.app.settings import Settings
 from sfumato.server.app import create_app
+from sfumato.types import Request
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Engine]:
-    folder = tmp_path_factory.mktemp("server")
+class Fleeting(Engine):
+    """Takes everything in and cancels it: pictures of any size and number would take for ever."""
+
+    def submit(self, request: Request, **given: Any) -> Job:
+        """Take in, and cancel."""
+        return self.cancel(super().submit(request, **given).id)
+
+
+def settings_in(folder: Path, models: Path) -> Settings:
     (folder / "styles.csv").write_text('name,prompt,negative_prompt\nred,"{prompt}, red",grey\n', "utf-8")
-    settings = Settings(
+    return Settings(
         data=folder / "data",
         outputs=folder / "outputs",
-        models=tiny_checkpoint.parent,
+        models=models,
         styles=folder / "styles.csv",
         checkpoint="tiny",
         device="cpu",
         dtype="float32",
     )
-    with Engine(settings) as engine:
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Engine]:
+    with Engine(settings_in(tmp_path_factory.mktemp("server"), tiny_checkpoint.parent)) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def fleeting(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Engine]:
+    with Fleeting(settings_in(tmp_path_factory.mktemp("fleeting"), tiny_checkpoint.parent)) as engine:
         yield engine
 
 

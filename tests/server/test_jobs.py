@@ -96,7 +96,8 @@ def test_a_job_goes_from_request_to_picture(bob: TestClient) -> None:
     assert answer.headers["content-type"] == "image/png"
     assert read_texts(answer.content)["parameters"] == made["infotext"]
     assert bob.get(made["url"], headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
-    assert bob.get(f"/api/v1/pictures/{job['id']}/1").status_code == 404
+    for index in (1, -1, 10**30, -(10**30)):
+        assert bob.get(f"/api/v1/pictures/{job['id']}/{index}").status_code == 404
 
 
 def test_a_socket_tells_the_same(bob: TestClient) -> None:
@@ -218,6 +219,9 @@ def test_a_job_starts_from_a_picture_that_was_sent_before(bob: TestClient) -> No
         {"source.image": "0" * 64 + ".png"},
         {"source.depth": "file:///etc/passwd"},
         {"source.image": "http://127.0.0.1/x.png"},
+        {"source.image": "ftp://127.0.0.1/x.png"},
+        {"mask.image": "\\\\host\\share\\x.png"},
+        {"init_image": "data:text/html;base64,PHA+"},
         {"mask.image": "x\0.png"},
         {"mask.image": 5},
         {"override_settings": {"init_image": "/etc/passwd"}},
@@ -228,7 +232,13 @@ def test_a_job_starts_from_a_picture_that_was_sent_before(bob: TestClient) -> No
         {"seed": 2**64},
         {"seed": -2},
         {"seed": 1.5},
-        {"width": 7},
+        *({"width": side} for side in (7, 0, -8, 1, 65, "64x", -0.5)),
+        *({"n_iter": many} for many in (0, -1, 0.5)),
+        *({"batch_size": many} for many in (0, -1, 10**6)),
+        {"seed": "abc"},
+        {"subseed_strength": 1.5},
+        {"denoising_strength": -0.1},
+        {"denoising_strength": 1.01},
         {"width": 10**6},
         {"cfg_scale": float("nan")},
         {"denoising_strength": float("inf")},
@@ -247,6 +257,13 @@ def test_what_makes_no_sense_is_refused_in_one_line(bob: TestClient, field: dict
     assert answer.status_code == 422, answer.text
     assert "Traceback" not in answer.text
     assert "\n" not in answer.json()["detail"]
+
+
+def test_work_beyond_the_budget_is_refused_with_the_budget(bob: TestClient) -> None:
+    for fields in ({"width": 16384, "height": 16384, "n_iter": 10_000}, {"batch_size": 64, "n_iter": 10_000}):
+        answer = bob.post("/api/v1/jobs", json={"fields": fields | {"steps": 1000}})
+        assert answer.status_code == 413
+        assert "one job may ask for 1,000,000" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -290,13 +307,13 @@ def test_a_full_disk_is_told_to_who_sends_a_picture(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    before = set(engine.inputs.folder.glob("*"))
+    before, used = set(engine.inputs.folder.glob("*")), engine.space.used("bob")
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
         answer = bob.post("/api/v1/inputs", content=picture("pink"))
         assert answer.status_code == 507
         assert str(engine.settings.data) not in answer.text
-    assert set(engine.inputs.folder.glob("*")) == before
+    assert (set(engine.inputs.folder.glob("*")), engine.space.used("bob")) == (before, used)
     assert bob.post("/api/v1/inputs", content=picture("pink")).status_code == 201
 
 

@@ -1,9 +1,6 @@
 """Whatever the OpenAPI document allows, and near misses of it: no answer is the server's own failure."""
 
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 import pytest
 import schemathesis
@@ -13,10 +10,7 @@ from schemathesis import GenerationMode
 from starlette.testclient import TestClient
 
 from sfumato.app.engine import Engine
-from sfumato.app.jobs import Job
-from sfumato.app.settings import Settings
 from sfumato.server.app import create_app
-from sfumato.types import Request
 
 EXAMPLES = settings(
     max_examples=12,
@@ -28,36 +22,12 @@ EXAMPLES = settings(
 )
 
 
-class Fleeting(Engine):
-    """Takes everything in and cancels it: pictures of any size and number would take for ever."""
-
-    def submit(self, request: Request, **given: Any) -> Job:
-        """Take in, and cancel."""
-        return self.cancel(super().submit(request, **given).id)
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Engine]:
-    folder = tmp_path_factory.mktemp("openapi")
-    own = Settings(
-        data=folder / "data",
-        outputs=folder / "outputs",
-        models=tiny_checkpoint.parent,
-        styles=folder / "styles.csv",
-        checkpoint="tiny",
-        device="cpu",
-        dtype="float32",
-    )
-    with Fleeting(own) as engine:
-        yield engine
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning"
 )
-def test_nothing_a_client_can_send_is_a_failure_of_the_server(engine: Engine) -> None:
-    app = create_app(engine)
+def test_nothing_a_client_can_send_is_a_failure_of_the_server(fleeting: Engine) -> None:
+    app = create_app(fleeting)
     document = schemathesis.openapi.from_asgi("/openapi.json", app)
     seen = 0
     for found in document.get_all_operations():
@@ -96,15 +66,15 @@ def test_nothing_a_client_can_send_is_a_failure_of_the_server(engine: Engine) ->
         ("{}", "text/plain"),
     ],
 )
-def test_bodies_that_are_none_are_refused(engine: Engine, body: str, kind: str) -> None:
-    client = TestClient(create_app(engine), raise_server_exceptions=False)
+def test_bodies_that_are_none_are_refused(fleeting: Engine, body: str, kind: str) -> None:
+    client = TestClient(create_app(fleeting), raise_server_exceptions=False)
     answer = client.post("/sdapi/v1/txt2img", content=body.encode("latin-1"), headers={"Content-Type": kind})
     assert answer.status_code in (400, 422), answer.text
     assert set(answer.json()) == {"error", "detail", "body", "errors"}
 
 
-def test_numbers_json_has_not_come_back_as_null(engine: Engine) -> None:
-    client = TestClient(create_app(engine), raise_server_exceptions=False)
+def test_numbers_json_has_not_come_back_as_null(fleeting: Engine) -> None:
+    client = TestClient(create_app(fleeting), raise_server_exceptions=False)
     body = '{"comments": {"x": NaN, "y": [Infinity]}, "prompt": "half \\ud83d", "width": 32, "height": 32}'
     answer = client.post("/sdapi/v1/txt2img", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 200, answer.text

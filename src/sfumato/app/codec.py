@@ -44,7 +44,7 @@ class Inputs:
             return picture.name
         image = read_picture(picture)
         buffer = io.BytesIO()
-        image.save(buffer, format="PNG")
+        image.save(buffer, format="PNG", icc_profile=None)  # pixels, and nothing that somebody else wrote
         data = buffer.getvalue()
         name = f"{hashlib.sha256(data).hexdigest()}.png"
         path = self.folder / name

@@ -29,7 +29,7 @@ from sfumato.app.runner import open_runner, sweep
 from sfumato.app.settings import Settings
 from sfumato.app.storage import connect, database_url
 from sfumato.app.tenancy import claim
-from sfumato.errors import ConflictError, QueueFullError, RequestError
+from sfumato.errors import ConflictError, OutputError, QueueFullError, RequestError, WorkLimitError
 from sfumato.pipeline.plan import draw_seed
 from sfumato.types import Picture, Request
 
@@ -183,6 +183,7 @@ class Engine:
             QuotaError: the owner's files take as much of the disk as they may.
             ConflictError: the key stands for another request.
             RequestError: a priority out of range, or the engine is closing.
+            WorkLimitError: more than one job may ask for.
         """
         if not LOWEST <= priority <= HIGHEST:
             raise RequestError(f"priority={priority} is outside {LOWEST} to {HIGHEST}")
@@ -191,6 +192,12 @@ class Engine:
         if self._maker.draining:
             raise QueueFullError("the server is shutting down; try again in a minute", retry_after=60)
         settled = settled_seeds(request, key)
+        units, most = units_of(settled), 1000 * self.settings.job_limit
+        if units > most:
+            raise WorkLimitError(
+                f"{units / 1000:,.0f} megapixels times steps; one job may ask for {most / 1000:,.0f}: "
+                "make fewer or smaller pictures at once"
+            )
         order = Order(
             id=uuid.uuid4().hex,
             owner=owner,
@@ -198,7 +205,7 @@ class Engine:
             request=settled,
             script=script,
             priority=priority,
-            units=units_of(settled),
+            units=units,
             key=key,
         )
         waiting = self.waiting()
@@ -218,8 +225,18 @@ class Engine:
 
         Raises OutputError: it cannot be written. QuotaError: it does not fit the owner's share of the disk.
         """
-        name = self.inputs.keep(picture, lambda name, size: self.space.take(owner, f"inputs/{name}", size))
-        return self.inputs.path(name)
+        taken: list[str] = []
+
+        def allow(name: str, size: int) -> None:
+            self.space.take(owner, f"inputs/{name}", size)
+            taken.append(f"inputs/{name}")
+
+        try:
+            return self.inputs.path(self.inputs.keep(picture, allow))
+        except OutputError:
+            for name in taken:
+                self.space.leave(owner, name)
+            raise
 
     def discard(self, name: str, owner: str) -> None:
         """Forget a picture that an owner has sent, and remove it unless others have sent it, too.

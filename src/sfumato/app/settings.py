@@ -64,6 +64,9 @@ class Settings(BaseSettings):
         default=30.0, ge=2, description="seconds after which a silent worker's jobs are taken over"
     )
     queue_limit: int = Field(default=10_000, ge=1, description="jobs that may wait")
+    job_limit: float = Field(
+        default=1e6, gt=0, description="megapixels times steps that one job may ask for, of all its pictures"
+    )
     quota: int | None = Field(
         default=None, ge=0, description="bytes that one owner's pictures may take; unset = no limit"
     )

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 STATUSES: Mapping[str, int] = MappingProxyType(  # of an error's class
     {
         "RequestError": 422,
+        "WorkLimitError": 413,
         "PromptError": 422,
         "WeightsError": 422,
         "ModelNotFoundError": 404,

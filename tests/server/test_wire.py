@@ -1,0 +1,100 @@
+"""What no HTTP library would send: whatever comes over the wire, nothing is answered without the token."""
+
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import uvicorn
+
+from sfumato.app.engine import Engine
+from sfumato.server.app import create_app
+from sfumato.server.desk import Leaving
+from sfumato.server.gate import add_guard
+from sfumato.server.serving import Server
+
+
+@pytest.fixture(scope="module")
+def port(engine: Engine) -> Iterator[int]:
+    """Of a server that listens, and asks everybody for a token."""
+    app = create_app(engine)
+    add_guard(app, engine.settings.model_copy(update={"login": True}), "127.0.0.1")
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", server_header=False)
+    ready: list[str] = []
+    listening = threading.Event()
+
+    def say(address: str) -> None:
+        ready.append(address)
+        listening.set()
+
+    server = Server(config, Leaving(), 0.0, say)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert listening.wait(60)
+    yield int(ready[0].rpartition(":")[2])
+    server.should_exit = True
+    thread.join(60)
+
+
+def sent(port: int, data: bytes) -> list[int]:
+    """The statuses of all answers to some bytes."""
+    with closing(socket.create_connection(("127.0.0.1", port), 30)) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3})", answer)]
+
+
+HOST = b"Host: 127.0.0.1\r\n"
+OPTIONS = b"GET /sdapi/v1/options HTTP/1.1\r\n" + HOST
+POST = b"POST /sdapi/v1/options HTTP/1.1\r\nContent-Type: application/json\r\n" + HOST
+HIDDEN = b"GET /sdapi/v1/options HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /sdapi/v1/options HTTP/1.0\r\n\r\n",
+        b"GET /sdapi/v1/options HTTP/1.0\r\n" + HOST + b"\r\n",
+        b"GET /sdapi/v1/options HTTP/1.1\r\n\r\n",
+        b"GET http://127.0.0.1/sdapi/v1/options HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET http://evil.example/sdapi/v1/options HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET //sdapi/v1/options HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /sdapi/v1/%6fptions HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /healthz/../sdapi/v1/options HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET * HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"TRACE /sdapi/v1/options HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"CONNECT evil.example:443 HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"get /sdapi/v1/options HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /sdapi/v1/options HTTP/9.9\r\n" + HOST + b"\r\n",
+        OPTIONS + b"Host: localhost\r\n\r\n",
+        OPTIONS + b"Host : localhost\r\n\r\n",
+        OPTIONS + b"X: " + b"x" * 2**16 + b"\r\n\r\n",
+        OPTIONS + b"X: a\0b\r\n\r\n",
+        OPTIONS + b"X: a\r\n folded\r\n\r\n",
+        OPTIONS.replace(b"\r\n", b"\n") + b"\n",
+        OPTIONS + b"Authorization: Basic Og==\r\nAuthorization: Bearer x\r\n\r\n",
+        OPTIONS + b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + HIDDEN,
+        POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}" + HIDDEN,
+        POST + b"Content-Length: 2\r\n\r\n{}" + HIDDEN,
+        POST + b"Content-Length: -1\r\n\r\n{}",
+        POST + b"Content-Length: 1_0\r\n\r\n{}",
+        POST + b"Content-Length: 99999999999999999999\r\n\r\n{}",
+        POST + b"Content-Length: 100\r\n\r\n{}",  # and goes away
+        POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + HIDDEN,
+        POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + HIDDEN,
+        POST + b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n{}",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n2;" + b"x" * 2**16 + b"\r\n{}\r\n0\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"\r\n" * 1000,
+        b"\0" * 1000,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+    ids=lambda data: repr(data[:60]),
+)
+def test_odd_requests_get_nothing_but_errors(port: int, data: bytes) -> None:
+    assert all(400 <= status < 500 or status == 501 for status in sent(port, data))
+    assert sent(port, b"GET /healthz HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n") == [200]
