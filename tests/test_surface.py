@@ -263,6 +263,9 @@ def test_commands_and_their_options() -> None:
         "samplers": ["as_json"],
         "schedules": ["as_json"],
         "pull": ["repo", "file", "models"],
+        "models folders list": ["as_json", "models"],
+        "models folders add": ["path", "name", "look", "as_json", "models"],
+        "models folders remove": ["name", "models"],
         "train": ["config", "resume", "models"],
         "img2img": [
             *(flag.name for flag in (SOURCE, PROMPT, *SOURCE_FLAGS, *REQUEST_FLAGS)),

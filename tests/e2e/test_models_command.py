@@ -1,6 +1,7 @@
 """The models folder from the command line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,25 @@ def test_pull_prints_where_the_model_is(
     assert run(["pull", "owner/name", "x"]) == 0
     assert asked == [("owner/name", "x", models)]
     assert capsys.readouterr().out == f"{models / 'x'}\n"
+
+
+def test_another_programs_folder_is_looked_at_used_and_let_go(
+    home: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = home / "webui" / "models" / "Stable-diffusion"
+    place.mkdir(parents=True)
+    shutil.copy(tiny_checkpoint, place / "dream.safetensors")
+    folders = ["models", "folders"]
+    assert run([*folders, "add", str(home / "webui"), "--look"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"AUTOMATIC1111, {home / 'webui'}")
+    assert "  1 checkpoints in Stable-diffusion, 0.00 GB" in told
+    assert run([*folders, "list"]) == 0
+    assert capsys.readouterr().out == ""
+    assert run([*folders, "add", str(home / "webui"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["name"], answer["places"][0]["files"]) == ("webui", 1)
+    assert run(["models", "info", "webui/Stable-diffusion/dream"]) == 0
+    assert run([*folders, "remove", "webui"]) == 0
+    assert run(["models", "info", "dream"]) == 2
+    assert (place / "dream.safetensors").is_file()

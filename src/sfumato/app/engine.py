@@ -24,6 +24,7 @@ from sfumato.app.jobs import HIGHEST, LOWEST, Event, Job, Progress, Script, Stat
 from sfumato.app.maker import Maker
 from sfumato.app.pace import Pace, units_of
 from sfumato.app.presets import Presets
+from sfumato.app.pulls import Pulls
 from sfumato.app.queue import DurableQueue
 from sfumato.app.runner import open_runner, sweep
 from sfumato.app.settings import Settings
@@ -80,7 +81,7 @@ class Engine:
         self._table, self.gallery = self._runner.table, self._runner.gallery
         self.inputs, self.store, self.shelf = self._runner.inputs, self._runner.store, self._runner.shelf
         self.space = self._runner.space
-        self.presets = Presets(database)
+        self.presets, self.pulls = Presets(database), Pulls(settings.models)
         self._pace = Pace(self._table.rates())
         self._maker = Maker(
             table=self._table,
@@ -139,6 +140,7 @@ class Engine:
         Args:
             grace: seconds.
         """
+        self.pulls.close()
         self._maker.finish(grace)
         self._queue.stop()
         self._maker.leave()

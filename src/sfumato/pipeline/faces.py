@@ -16,9 +16,10 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from sfumato.errors import ModelNotFoundError
 from sfumato.nn.mtcnn import MTCNN
+from sfumato.weights import model_folders
 from sfumato.weights.faces import load_detector, load_restorer
 from sfumato.weights.foreign import Foreign
-from sfumato.weights.store import ENDINGS
+from sfumato.weights.trees import ENDINGS
 
 RESTORERS: Mapping[str, str] = MappingProxyType(  # name: subfolder of the models folder, as A1111 has it
     {"GFPGAN": "GFPGAN", "CodeFormer": "Codeformer"}
@@ -69,10 +70,14 @@ def load_face_restorer(name: str, folder: Path, *, device: torch.device) -> Face
 
 def find_restorer(name: str, folder: Path) -> Path | None:
     """The file of GFPGAN or CodeFormer in the models folder, of several versions the newest; None = none."""
-    place = folder / RESTORERS[name]
-    files = sorted(place.iterdir()) if place.is_dir() else []
-    found = [path for path in files if path.suffix.lower() in ENDINGS and name.lower() in path.stem.lower()]
-    return found[-1] if found else None
+    for place in (folder / RESTORERS[name], *(path for _, path in model_folders.places(folder, "faces"))):
+        files = sorted(place.iterdir()) if place.is_dir() else []
+        found = [
+            path for path in files if path.suffix.lower() in ENDINGS and name.lower() in path.stem.lower()
+        ]
+        if found:
+            return found[-1]
+    return None
 
 
 def restore_faces(image: Image.Image, restorer: FaceRestorer, weight: float = 0.5) -> Image.Image:

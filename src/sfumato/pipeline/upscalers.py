@@ -17,7 +17,9 @@ from PIL.Image import Resampling
 
 from sfumato.errors import ModelNotFoundError
 from sfumato.pipeline.faces import FaceRestorer, load_face_restorer
-from sfumato.weights.store import ENDINGS, UPSCALERS
+from sfumato.weights import model_folders
+from sfumato.weights.store import UPSCALERS
+from sfumato.weights.trees import ENDINGS
 from sfumato.weights.upscalers import Enlarger, load_upscaler, packaged_upscaler
 
 SUBFOLDERS = (UPSCALERS, "RealESRGAN", "SwinIR", "DAT", "HAT", "ScuNET")  # of the models folder
@@ -62,8 +64,8 @@ def upscalers(folder: Path) -> list[UpscalerFile]:
         folder: the models folder; it need not exist.
     """
     found: dict[str, Path] = {}
-    for subfolder in SUBFOLDERS:
-        place = folder / subfolder
+    own = [(subfolder, folder / subfolder) for subfolder in SUBFOLDERS]
+    for subfolder, place in [*own, *model_folders.places(folder, "upscalers")]:
         for path in sorted(place.iterdir()) if place.is_dir() else ():
             if path.suffix.lower() in ENDINGS and path.is_file() and not path.name.startswith("."):
                 name = _NAMES.get(path.stem, path.stem)

@@ -53,7 +53,7 @@ class Catalogue:
         """
         path = self._shelf.find(name)
         embedded = path == embedded_model()
-        entry = store.EMBEDDED if embedded else _entry(path, self._shelf.folder)
+        entry = store.EMBEDDED if embedded else store.name_of(self._shelf.folder, path)
         return self._title(ModelInfo(path=path, name=entry, size=0), self._sha256(path))
 
     def name(self, given: str) -> str:
@@ -99,8 +99,3 @@ class Catalogue:
             if key not in self._known and status.st_size <= HASHED:
                 self._known[key] = file_sha256(path)
             return self._known.get(key)
-
-
-def _entry(path: Path, folder: Path) -> str:
-    inside = path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
-    return inside.as_posix() if path.is_dir() else inside.with_suffix("").as_posix()

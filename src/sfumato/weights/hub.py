@@ -37,7 +37,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
 from sfumato.errors import DownloadError, SfumatoError, WeightsError
 from sfumato.weights.atomic import sync_folder, write_error
 from sfumato.weights.info import describe
-from sfumato.weights.store import ENDINGS
+from sfumato.weights.trees import ENDINGS
 
 PARTS = ".pulling"  # subfolder of the models folder for what is not complete
 _STEP = 2**20  # bytes between two reports

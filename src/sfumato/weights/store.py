@@ -1,12 +1,11 @@
 """The models folder: what is in it, found by name, brought in whole.
 
 A name is the path within the folder of a file, without its ending (`anime/dream`), or of a folder in
-diffusers' layout.
+diffusers' layout. Models of the folders that are listed beside it (model_folders.py) count, too.
 """
 
 import difflib
 import hashlib
-import os
 import re
 import shutil
 import unicodedata
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sfumato.errors import ModelNotFoundError, OutputError, WeightsError
+from sfumato.weights import model_folders
 from sfumato.weights.atomic import atomic_file, atomic_folder
 from sfumato.weights.convert import convert
 from sfumato.weights.files import file_sha256
@@ -21,9 +21,8 @@ from sfumato.weights.folders import weight_files_of
 from sfumato.weights.header import open_regular
 from sfumato.weights.info import ModelInfo, describe
 from sfumato.weights.pickles import is_pickle
+from sfumato.weights.trees import ENDINGS, walk
 
-ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-INDEX = "model_index.json"
 EMBEDDED = "sfumato-mini"  # the model that comes with the package; no other is found by this name
 UPSCALERS = "ESRGAN"  # the subfolder they are looked for in
 _HASH = re.compile(r"[0-9a-f]{8,64}")
@@ -48,20 +47,22 @@ def scan(folder: Path) -> list[ModelInfo]:
 
 
 def _entries(folder: Path, onerror: Callable[[OSError], object] | None = None) -> list[tuple[str, Path]]:
-    """List names and paths without opening a file. Hidden files and folders are left out."""
-    found: list[tuple[str, Path]] = []
-    for place, subfolders, files in os.walk(folder, onerror=onerror):
-        here = Path(place)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if INDEX in files and here != folder:
-            subfolders.clear()
-            found.append((here.relative_to(folder).as_posix(), here))
-            continue
-        for name in files:
-            if name.lower().endswith(ENDINGS) and not name.startswith("."):
-                path = here / name
-                found.append((path.relative_to(folder).with_suffix("").as_posix(), path))
+    """List names and paths without opening a file of weights. Hidden files and folders are left out."""
+    found = list(walk(folder, onerror, whole=False))
+    for each in model_folders.listed(folder):
+        found += each.entries()
     return sorted(found, key=lambda entry: (entry[0], entry[1].suffix))
+
+
+def count(folder: Path) -> int:
+    """How many models there are, opening none of them."""
+    return len(_entries(folder))
+
+
+def name_of(folder: Path, path: Path) -> str:
+    """The name of a model by which `find` finds it; its file's, if it is none of the folder's."""
+    own = path.name if path.is_dir() else path.stem
+    return next((name for name, each in _entries(folder) if each == path), own)
 
 
 def find(folder: Path, name: str, *, paths: bool = True) -> Path:
@@ -87,15 +88,17 @@ def find(folder: Path, name: str, *, paths: bool = True) -> Path:
     wanted = title[1] if title else name
     for spelling in (_as_is, _folded):
         fitting = [
-            path for entry, path in entries if spelling(wanted) in map(spelling, _spellings(entry, path))
+            (entry, path)
+            for entry, path in entries
+            if spelling(wanted) in map(spelling, _spellings(entry, path))
         ]
         if len(fitting) == 1:
-            return fitting[0]
+            return fitting[0][1]
         if len(fitting) > 1:
             exact = [path for entry, path in entries if spelling(entry) == spelling(wanted)]
             if len(exact) == 1:
                 return exact[0]
-            listed = ", ".join(path.relative_to(folder).as_posix() for path in fitting[:10])
+            listed = ", ".join(_spellings(*each)[1] for each in fitting[:10])
             raise ModelNotFoundError(
                 f"model {name!r} is ambiguous: {listed}; give the path within the folder"
             )
@@ -119,7 +122,8 @@ def _exists(path: Path) -> bool:
 
 
 def _spellings(entry: str, path: Path) -> tuple[str, ...]:
-    return (entry, f"{entry}{path.suffix}", path.name, path.stem if path.is_file() else path.name)
+    whole = path.is_dir()
+    return (entry, entry if whole else entry + path.suffix, path.name, path.name if whole else path.stem)
 
 
 def _as_is(name: str) -> str:
