@@ -21,7 +21,7 @@ class Board:
         self._settled = threading.Condition(lock)  # woken by changes of state alone
         self._running: dict[str, Progress] = {}
         self._touched: OrderedDict[str, int] = OrderedDict()
-        self._version = 0
+        self._version = self._state = 0
 
     def post(self, progress: Progress) -> None:
         """Say how far a job is."""
@@ -40,7 +40,7 @@ class Board:
         """A job has another state, or another picture."""
         with self._changed:
             self._version += 1
-            self._touched[job] = self._version
+            self._touched[job] = self._state = self._version
             self._touched.move_to_end(job)
             if len(self._touched) > TOUCHED:
                 self._touched.popitem(last=False)
@@ -66,6 +66,11 @@ class Board:
         """A number that rises with every change."""
         with self._changed:
             return self._version
+
+    def settled(self) -> int:
+        """The version of the last change of any job's state or pictures."""
+        with self._changed:
+            return self._state
 
     def wait(self, version: int, timeout: float) -> int:
         """Wait until something has changed since `version`; the present version."""

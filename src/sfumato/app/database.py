@@ -206,9 +206,11 @@ class JobTable:
             rows = db.execute(sa.select(JOBS.c.id, JOBS.c.units).where(JOBS.c.state == "running"))
             return {job_id: float(units) for job_id, units in rows}
 
-    def tally(self, states: Sequence[State]) -> int:
-        """How many jobs are in these states."""
+    def tally(self, states: Sequence[State], owner: str | None = None) -> int:
+        """How many jobs are in these states; of one owner, or of all."""
         wanted = sa.select(sa.func.count()).select_from(JOBS).where(JOBS.c.state.in_(states))
+        if owner is not None:
+            wanted = wanted.where(JOBS.c.owner == owner)
         with self._begin() as db:
             return db.scalar(wanted) or 0
 

@@ -28,6 +28,7 @@ from sfumato.app.pulls import Pulls
 from sfumato.app.queue import DurableQueue
 from sfumato.app.runner import open_runner, sweep
 from sfumato.app.settings import Settings
+from sfumato.app.standing import Standings
 from sfumato.app.storage import connect, database_url
 from sfumato.app.tenancy import claim
 from sfumato.errors import ConflictError, OutputError, QueueFullError, RequestError, WorkLimitError
@@ -82,6 +83,7 @@ class Engine:
         self.inputs, self.store, self.shelf = self._runner.inputs, self._runner.store, self._runner.shelf
         self.space = self._runner.space
         self.presets, self.pulls = Presets(database), Pulls(settings.models)
+        self.standings = Standings(table=self._table, board=self.board)
         self._pace = Pace(self._table.rates())
         self._maker = Maker(
             table=self._table,

@@ -101,6 +101,7 @@ class Maker:
         if told is not None:
             self.halt(job_id, told)
         self.board.post(Progress(job=job_id))
+        self.board.touch(job_id)
         try:
             end = self._guarded(job, runner, alone=attempt > self.attempts)
             if end.state != "running":

@@ -16,6 +16,7 @@ from sfumato.server.errors import SafeJSONResponse, add_handlers
 from sfumato.server.feeds import Feeds
 from sfumato.server.fetch import Fetcher
 from sfumato.server.options import OptionStore
+from sfumato.server.progress import Shortcut
 
 
 def create_app(engine: Engine, leaving: Leaving | None = None) -> FastAPI:
@@ -47,8 +48,9 @@ def create_app(engine: Engine, leaving: Leaving | None = None) -> FastAPI:
         fetch=Fetcher().picture if engine.settings.fetch_urls else None,
     )
     add_handlers(app, engine.settings)
-    for each in (document, login, jobs, gallery, openai, sdapi, sdapi_lists, internal):
+    for each in (sdapi, jobs, document, login, gallery, openai, sdapi_lists, internal):  # the busiest first
         app.include_router(each.router)
+    app.add_middleware(Shortcut, desk=app.state.desk)
     app.add_middleware(Timed)
     return app
 

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
 
 from sfumato.app.engine import Engine
 from sfumato.app.jobs import Job
+from sfumato.app.standing import Standing
 from sfumato.pipeline.faces import RESTORERS, find_restorer
 from sfumato.server.catalogue import Catalogue
 from sfumato.server.darkroom import Darkroom
+from sfumato.server.kept import Kept
 from sfumato.server.options import OptionStore
 from sfumato.text.styles import Style, find_styles
 
@@ -67,6 +70,7 @@ class Desk:
     waiters: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(WAITERS, thread_name_prefix="waiter")
     )
+    kept: Kept = field(default_factory=Kept)  # answers to those who ask again and again
     _tasks: OrderedDict[tuple[str, str], str] = field(default_factory=OrderedDict)
 
     def keep(self, data: bytes, owner: str) -> Path:
@@ -106,6 +110,11 @@ class Desk:
                     503, f"the server is stopping; job {job_id} is kept and made when it starts again"
                 )
 
+    async def standing(self, owner: str) -> Standing:
+        """How an owner stands; next to nothing for those who ask again and again."""
+        standings = self.engine.standings
+        return standings.known(owner) or await run_in_threadpool(standings.look, owner)
+
     def running(self, owner: str) -> Job | None:
         """The owner's job that runs."""
         return next(iter(self.engine.jobs(owner=owner, states=["running"], limit=1)), None)
@@ -120,12 +129,12 @@ class Desk:
         return find_styles(self.engine.settings.styles)
 
 
-def owner_of(request: Request) -> str:
+async def owner_of(request: Request) -> str:
     """Who asks, as the guard says."""
     return str(getattr(request.state, "owner", "local"))
 
 
-def desk_of(request: Request) -> Desk:
+async def desk_of(request: Request) -> Desk:
     """What the routes share."""
     desk: Any = request.app.state.desk
     assert isinstance(desk, Desk)

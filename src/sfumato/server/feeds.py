@@ -16,6 +16,7 @@ from sfumato.app.engine import Engine
 from sfumato.app.jobs import Event, Job, Progress
 from sfumato.errors import QueueFullError, SfumatoError
 from sfumato.server.desk import Leaving
+from sfumato.server.kept import Kept
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Feed:
         self.job = job
         self.progress: Progress | None = None
         self.over = job.ended
+        self.kept = Kept()  # what its readers are told, as bytes
         self._lock = threading.Lock()
         self._readers: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
 
@@ -47,10 +49,15 @@ class Feed:
             else:
                 self.job = event.job
                 self.progress = event.progress or self.progress
-            waiting = list(self._readers.items())
-        for wake, loop in waiting:
-            with suppress(RuntimeError):  # its loop has ended
-                loop.call_soon_threadsafe(wake.set)
+            loops = set(self._readers.values())
+        for loop in loops:
+            with suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(self._wake, loop)
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        for wake, own in list(self._readers.items()):
+            if own is loop:
+                wake.set()
 
     async def read(self) -> AsyncIterator[Event | None]:
         """What happens from now on, beginning with how things stand; None = still nothing, after a while."""

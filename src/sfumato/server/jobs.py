@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -186,8 +187,8 @@ async def events(
             if event is None:
                 yield b": still here\n\n"
             else:
-                data = json.dumps(_event(desk, event, previews))
-                yield f"event: {event.kind}\ndata: {data}\n\n".encode("ascii")
+                told = (event.job, event.progress, event.made)
+                yield feed.kept.of((event.kind, previews), told, partial(_line, desk, event, previews))
 
     return StreamingResponse(lines(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
@@ -363,6 +364,11 @@ def _event(desk: Desk, event: Event, previews: bool) -> dict[str, Any]:
     if previews and progress.preview is not None:
         said["preview"] = base64.b64encode(progress.preview).decode("ascii")
     return said
+
+
+def _line(desk: Desk, event: Event, previews: bool) -> bytes:
+    """An event as a server-sent one."""
+    return f"event: {event.kind}\ndata: {json.dumps(_event(desk, event, previews))}\n\n".encode("ascii")
 
 
 def _name(picture: types.Picture) -> str:

@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
@@ -100,6 +101,7 @@ def _words(text: str) -> list[str]:
     return [word for word in text.replace(",", " ").split() if word]
 
 
+@lru_cache(256)
 def is_loopback(address: str) -> bool:
     """Whether an address or name means this machine only."""
     name = address.strip("[]").lower().rstrip(".")
@@ -110,6 +112,7 @@ def is_loopback(address: str) -> bool:
     return ip is not None and (mapped or ip).is_loopback
 
 
+@lru_cache(256)
 def host_name(header: str) -> str | None:
     """The name in a Host header, in lower case and without its port; None = malformed."""
     name, _, port = header.rpartition(":")

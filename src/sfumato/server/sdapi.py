@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Response
 from fastapi.concurrency import run_in_threadpool
 
 from sfumato.app.jobs import Job, Script
@@ -17,6 +17,7 @@ from sfumato.server import answers, orders, pictures
 from sfumato.server.desk import Desk, Here, Owner
 from sfumato.server.errors import FaultError
 from sfumato.server.options import checked
+from sfumato.server.progress import answer
 from sfumato.server.schemas import (
     ExtrasBatchAnswer,
     ExtrasBatchBody,
@@ -99,45 +100,11 @@ def interrogate(body: InterrogateBody) -> dict[str, str]:
     raise HTTPException(404, f"no {body.model} model is installed: describing pictures is not possible here")
 
 
-@router.get("/progress")
-def progress(desk: Here, owner: Owner, skip_current_image: bool = False) -> ProgressAnswer:
+@router.get("/progress", response_model=ProgressAnswer)
+async def progress(desk: Here, owner: Owner, skip_current_image: bool = False) -> Response:
     """How far the caller's running job is."""
-    job = desk.running(owner)
-    waiting = len(desk.engine.jobs(owner=owner, states=["queued"], limit=50))
-    now = None if job is None else desk.engine.progress(job.id)
-    state: dict[str, Any] = {
-        "skipped": False,
-        "interrupted": False,
-        "stopping_generation": False,
-        "job": "",
-        "job_count": waiting,
-        "job_timestamp": "0",
-        "job_no": 0,
-        "sampling_step": 0,
-        "sampling_steps": 0,
-    }
-    if job is None or now is None:
-        return ProgressAnswer(
-            progress=0.0,
-            eta_relative=0.0,
-            state=state,
-            textinfo=f"In queue: {waiting}" if waiting else None,
-        )
-    state |= {
-        "job": f"Batch {max(now.batch, 1)} out of {max(now.batches, 1)}",
-        "job_count": max(now.batches, 1) + waiting,
-        "job_timestamp": answers.timestamp(job),
-        "job_no": max(now.batch - 1, 0),
-        "sampling_step": now.step,
-        "sampling_steps": now.steps,
-    }
-    shown = now.preview is not None and not skip_current_image
-    return ProgressAnswer(
-        progress=min(1.0, 0.01 + now.share),
-        eta_relative=now.seconds_left or 0.0,
-        state=state,
-        current_image=pictures.write(now.preview) if shown and now.preview else None,
-    )
+    standing = await desk.standing(owner)
+    return answer(desk, owner, standing, skips=skip_current_image)
 
 
 @router.post("/interrupt")
