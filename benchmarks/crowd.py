@@ -114,9 +114,7 @@ class Crowd:
         """Begin to poll."""
         loop, request = asyncio.get_running_loop(), self.request("/sdapi/v1/progress")
         for _ in range(count):
-            _, poller = await loop.create_connection(
-                lambda: Poller(request, 1 / rate), self.host, self.port
-            )
+            _, poller = await loop.create_connection(lambda: Poller(request, 1 / rate), self.host, self.port)
             self.pollers.append(poller)
 
     async def read(self, job: str) -> None:
@@ -134,7 +132,7 @@ class Crowd:
             "polls_not_sent_in_time": sum(poller.late for poller in self.pollers),
             "poll_median_ms": round(statistics.median(seconds) * 1000, 2),
             "poll_p99_ms": round(statistics.quantiles(seconds, n=100)[98] * 1000, 2),
-            "bytes": sum(each.bytes for each in (*self.pollers, *self.readers)),
+            "bytes": sum(each.bytes for each in self.pollers) + sum(each.bytes for each in self.readers),
             "events": sum(reader.events for reader in self.readers),
             "wrong": sum(poller.wrong for poller in self.pollers)
             + sum(not reader.right for reader in self.readers),
@@ -161,7 +159,9 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--pollers", type=int, default=50)
     parser.add_argument("--streams", type=int, default=20)
-    parser.add_argument("--rate", type=float, default=2.0, help="polls a second of each (default: %(default)s)")
+    parser.add_argument(
+        "--rate", type=float, default=2.0, help="polls a second of each (default: %(default)s)"
+    )
     chosen = parser.parse_args()
     if hasattr(os, "nice"):
         os.nice(19)

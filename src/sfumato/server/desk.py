@@ -113,7 +113,8 @@ class Desk:
     async def standing(self, owner: str) -> Standing:
         """How an owner stands; next to nothing for those who ask again and again."""
         standings = self.engine.standings
-        return standings.known(owner) or await run_in_threadpool(standings.look, owner)
+        standing = standings.known(owner)
+        return await run_in_threadpool(standings.look, owner) if standing is None else standing
 
     def running(self, owner: str) -> Job | None:
         """The owner's job that runs."""
