@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from sfumato.app import database as database_module
 from sfumato.app.engine import Engine
 from sfumato.app.gallery_table import Filter
 from sfumato.app.jobs import Job, Script
-from sfumato.app.pace import GUESS, Pace, units_of
 from sfumato.app.settings import Settings
 from sfumato.errors import OutOfMemoryError, RequestError, StorageError
 from sfumato.types import Canvas, Prompt, Request, Sampling
@@ -275,7 +273,7 @@ def test_interrupt_keeps_what_is_half_made_and_ends_the_job(engine: Engine, own:
         assert hashlib.sha256(path.read_bytes()).hexdigest() == made.sha256
         assert "Interrupted: " in made.infotext
     assert engine.gallery.search(Filter()).pictures[0].job == job.id
-    assert engine._table.rates() == []  # says nothing of how long jobs take
+    assert engine._table.past() == []  # says nothing of how long jobs take
 
 
 def test_interrupt_ends_a_script_with_its_present_picture(engine: Engine) -> None:
@@ -341,23 +339,6 @@ def test_threads_that_submit_one_key_at_once_get_one_job(engine: Engine) -> None
         thread.join()
     assert len(ids) == 8
     assert len(set(ids)) == 1
-
-
-def test_estimates_follow_what_jobs_took(engine: Engine) -> None:
-    pace = Pace([(100.0, 2.0), (300.0, 6.0)])
-    assert pace.seconds(50) == pytest.approx(1.0)
-    fresh = Pace([])
-    assert fresh.seconds(1) == GUESS
-    fresh.learn(100, 50)
-    assert fresh.seconds(10) == pytest.approx(5)
-    begun(engine, engine.submit(request(steps=900)))
-    jobs = [engine.submit(request(seed=seed, steps=5)) for seed in range(4)]
-    estimates = {job.id: job.estimate or 0.0 for job in engine.jobs(states=["queued"])}
-    one = engine._pace.seconds(units_of(jobs[0].request))
-    waits = [estimates[job.id] for job in jobs]
-    steps = [after - before for before, after in pairwise(waits)]
-    assert steps == pytest.approx([one] * 3)  # each waits for one more
-    assert waits[0] > 2 * one  # and all of them for what runs
 
 
 def test_a_page_costs_the_same_few_queries_however_many_jobs_wait(settings: Settings) -> None:

@@ -26,6 +26,10 @@ create table sfumato_jobs (
     attempts integer not null, created float not null, started float, finished float, seconds float,
     made text not null, fault text, timings text not null, unique (owner, key)
 );
+create index sfumato_jobs_owner on sfumato_jobs (owner, number);
+create index sfumato_jobs_order on sfumato_jobs (state, priority desc, turn, number, units);
+create index sfumato_jobs_turn on sfumato_jobs (state, turn);
+create index sfumato_jobs_state on sfumato_jobs (state, number);
 insert into sfumato_jobs
     (number, id, owner, kind, request, priority, turn, units, state, attempts, created, made, timings) values
     (1, 'old', 'me', 'txt2img', '{"prompt": {"text": "a cat"}}', 0, 1, 1.0, 'queued', 0, 1e9, '[]', '{}');
@@ -55,12 +59,19 @@ def version(engine: sa.Engine) -> int:
 
 
 def shape(engine: sa.Engine) -> dict[str, Any]:
-    """Names, types and nullability of all columns."""
+    """Names, types and nullability of all columns, and all indexes with their columns."""
     look = sa.inspect(engine)
-    return {
+    columns = {
         table: {each["name"]: (str(each["type"]), each["nullable"]) for each in look.get_columns(table)}
         for table in METADATA.tables
     }
+    indexes = {
+        each["name"]: each["column_names"]
+        for table in METADATA.tables
+        for each in look.get_indexes(table)
+        if "duplicates_constraint" not in each
+    }
+    return columns | indexes
 
 
 def test_an_old_database_gets_the_tables_of_a_new_one_and_keeps_its_jobs(

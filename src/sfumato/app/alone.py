@@ -150,6 +150,7 @@ def _make(settings: Settings, worker: str, job_id: str, pipe: Connection) -> Non
             board=_Wire(pipe),
             worker=worker,
             halted=lambda _: halts.pop(0) if halts else None,
+            expected=lambda _: None,
         )
         end = outcome(runner.table.get(job_id), runner, runner.shelf.clear)
     except SfumatoError as error:

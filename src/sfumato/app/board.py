@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 
 from sfumato.app.jobs import Progress
@@ -14,8 +16,13 @@ TOUCHED = 10_000  # jobs whose last change is remembered
 class Board:
     """Progress by job. Readers take the newest and are never waited for."""
 
-    def __init__(self) -> None:
-        """Nothing runs yet."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Nothing runs yet.
+
+        Args:
+            clock: seconds, which never go back.
+        """
+        self.clock = clock
         lock = threading.Lock()
         self._changed = threading.Condition(lock)
         self._settled = threading.Condition(lock)  # woken by changes of state alone
@@ -27,7 +34,7 @@ class Board:
         """Say how far a job is."""
         with self._changed:
             self._version += 1
-            self._running[progress.job] = replace(progress, version=self._version)
+            self._running[progress.job] = replace(progress, version=self._version, posted=self.clock())
             self._changed.notify_all()
 
     def clear(self, job: str) -> None:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from sfumato.app.codec import Inputs, decode, encode
 from sfumato.app.jobs import Fault, Job, Made, Script, State
+from sfumato.app.pace import PAST, Taken
 from sfumato.app.storage import METADATA, faults
 from sfumato.errors import ConflictError, JobNotFoundError
 from sfumato.types import Request
@@ -39,17 +40,18 @@ JOBS = sa.Table(
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("started", sa.Float),
     sa.Column("finished", sa.Float),
-    sa.Column("seconds", sa.Float),  # of work
+    sa.Column("seconds", sa.Float),  # of work, where this was made at a stretch
     sa.Column("made", sa.Text, nullable=False),  # JSON
     sa.Column("fault", sa.Text),  # JSON
     sa.Column("timings", sa.Text, nullable=False),  # JSON
+    sa.Column("checkpoint", sa.String(1000)),  # that it names
     sa.Column("interrupted", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("owner", "key"),
     sa.Index("sfumato_jobs_owner", "owner", "number"),
     sqlite_autoincrement=True,
 )
 ORDER = (JOBS.c.priority.desc(), JOBS.c.turn, JOBS.c.number)  # in which jobs are made
-sa.Index("sfumato_jobs_order", JOBS.c.state, *ORDER, JOBS.c.units)
+sa.Index("sfumato_jobs_queue", JOBS.c.state, *ORDER, JOBS.c.units, JOBS.c.checkpoint)
 sa.Index("sfumato_jobs_turn", JOBS.c.state, JOBS.c.turn)
 sa.Index("sfumato_jobs_state", JOBS.c.state, JOBS.c.number)
 
@@ -78,7 +80,7 @@ class Place:
     """Where a waiting job stands."""
 
     position: int = 0  # jobs before it
-    units: float = 0.0  # of work that waits before it
+    work: Mapping[str, float] = field(default_factory=dict)  # that waits before it: units by checkpoint
 
 
 class JobTable:
@@ -111,6 +113,7 @@ class JobTable:
                         "priority": order.priority,
                         "turn": turn,
                         "units": order.units,
+                        "checkpoint": order.request.model.checkpoint,
                         "state": "queued",
                         "attempts": 0,
                         "created": time.time(),
@@ -180,31 +183,39 @@ class JobTable:
                 sa.and_(JOBS.c.priority == row.priority, JOBS.c.turn < row.turn),
                 sa.and_(JOBS.c.priority == row.priority, JOBS.c.turn == row.turn, JOBS.c.number < row.number),
             )
-            wanted = sa.select(sa.func.count(), sa.func.sum(JOBS.c.units))
-            count, units = db.execute(wanted.where(JOBS.c.state == "queued", earlier)).one()
-            return Place(position=count, units=units or 0.0)
+            wanted = sa.select(JOBS.c.checkpoint, sa.func.count(), sa.func.sum(JOBS.c.units))
+            rows = db.execute(
+                wanted.where(JOBS.c.state == "queued", earlier).group_by(JOBS.c.checkpoint)
+            ).all()
+            return Place(
+                position=sum(count for _, count, _ in rows),
+                work={checkpoint or "": float(units) for checkpoint, _, units in rows},
+            )
 
     def places(self) -> dict[str, Place]:
         """Where every waiting job stands, by id, in order."""
-        wanted = sa.select(JOBS.c.id, JOBS.c.units).where(JOBS.c.state == "queued").order_by(*ORDER)
+        wanted = sa.select(JOBS.c.id, JOBS.c.checkpoint, JOBS.c.units).where(JOBS.c.state == "queued")
         places: dict[str, Place] = {}
-        before = 0.0
+        before: dict[str, float] = {}
         with self._begin() as db:
-            for position, (job_id, units) in enumerate(db.execute(wanted)):
-                places[job_id] = Place(position=position, units=before)
-                before += units
+            for position, (job_id, checkpoint, units) in enumerate(db.execute(wanted.order_by(*ORDER))):
+                places[job_id] = Place(position=position, work=before)
+                name = checkpoint or ""
+                before = before | {name: before.get(name, 0.0) + units}
         return places
 
-    def waiting_units(self) -> float:
-        """Work that waits, in units."""
+    def waiting_work(self) -> dict[str, float]:
+        """Work that waits: units by checkpoint."""
+        wanted = sa.select(JOBS.c.checkpoint, sa.func.sum(JOBS.c.units)).where(JOBS.c.state == "queued")
         with self._begin() as db:
-            return db.scalar(sa.select(sa.func.sum(JOBS.c.units)).where(JOBS.c.state == "queued")) or 0.0
+            rows = db.execute(wanted.group_by(JOBS.c.checkpoint))
+            return {checkpoint or "": float(units) for checkpoint, units in rows}
 
-    def running(self) -> dict[str, float]:
-        """Units of the jobs that run, by id."""
+    def running(self) -> dict[str, tuple[str, float]]:
+        """Checkpoint and units of the jobs that run, by id."""
+        wanted = sa.select(JOBS.c.id, JOBS.c.checkpoint, JOBS.c.units).where(JOBS.c.state == "running")
         with self._begin() as db:
-            rows = db.execute(sa.select(JOBS.c.id, JOBS.c.units).where(JOBS.c.state == "running"))
-            return {job_id: float(units) for job_id, units in rows}
+            return {row.id: (row.checkpoint or "", float(row.units)) for row in db.execute(wanted)}
 
     def tally(self, states: Sequence[State], owner: str | None = None) -> int:
         """How many jobs are in these states; of one owner, or of all."""
@@ -259,15 +270,26 @@ class JobTable:
         fault: Fault | None = None,
         interrupted: bool = False,
         timings: Mapping[str, float] | None = None,
+        seconds: float | None = None,
     ) -> bool:
-        """Bring a worker's job to its end; False if it is no longer the worker's."""
+        """Bring a worker's job to its end; False if it is no longer the worker's.
+
+        Args:
+            job_id: of the job.
+            worker: that has it.
+            state: how it ended.
+            fault: why it failed.
+            interrupted: whether it was done before its time.
+            timings: seconds by phase.
+            seconds: that its work took as a whole; None = that cannot be told.
+        """
         change = (
             sa.update(JOBS)
             .where(JOBS.c.id == job_id, JOBS.c.state == "running", JOBS.c.worker == worker)
             .values(
                 state=state,
                 finished=time.time(),
-                seconds=sum((timings or {}).values()),
+                seconds=seconds,
                 fault=None if fault is None else json.dumps(asdict(fault)),
                 timings=json.dumps(dict(timings or {})),
                 interrupted=interrupted,
@@ -305,25 +327,23 @@ class JobTable:
                 db.execute(sa.update(JOBS).where(JOBS.c.id == job_id, JOBS.c.wish == wish).values(wish=None))
             return wish
 
-    def units(self, job_id: str) -> float:
-        """Work of a job, in units."""
-        with self._begin() as db:
-            return float(db.scalar(sa.select(JOBS.c.units).where(JOBS.c.id == job_id)) or 0.0)
-
     def close(self) -> None:
         """Let go of the database."""
         self.engine.dispose()
 
-    def rates(self, last: int = 20) -> Sequence[tuple[float, float]]:
-        """Units and seconds of the last finished jobs."""
+    def past(self, last: int = PAST) -> list[Taken]:
+        """What the last finished jobs took, the newest first."""
         wanted = (
-            sa.select(JOBS.c.units, JOBS.c.seconds)
-            .where(JOBS.c.state == "done", JOBS.c.seconds > 0, JOBS.c.script.is_(None))
+            sa.select(JOBS.c.checkpoint, JOBS.c.units, JOBS.c.seconds)
+            .where(JOBS.c.state == "done", JOBS.c.seconds > 0)
             .order_by(JOBS.c.number.desc())
             .limit(last)
         )
         with self._begin() as db:
-            return [(float(units), float(seconds)) for units, seconds in db.execute(wanted)]
+            return [
+                Taken(checkpoint=row.checkpoint or "", units=row.units, seconds=row.seconds)
+                for row in db.execute(wanted)
+            ]
 
     @contextmanager
     def _begin(self) -> Iterator[sa.Connection]:
@@ -347,6 +367,7 @@ class JobTable:
             finished=row.finished,
             made=tuple(made),
             fault=None if row.fault is None else Fault(**json.loads(row.fault)),
+            units=row.units,
             interrupted=row.interrupted,
             timings=MappingProxyType(json.loads(row.timings)),
         )

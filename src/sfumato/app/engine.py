@@ -27,6 +27,7 @@ from sfumato.app.presets import Presets
 from sfumato.app.pulls import Pulls
 from sfumato.app.queue import DurableQueue
 from sfumato.app.runner import open_runner, sweep
+from sfumato.app.scripts import count_requests
 from sfumato.app.settings import Settings
 from sfumato.app.standing import Standings
 from sfumato.app.storage import connect, database_url
@@ -78,13 +79,14 @@ class Engine:
             board=self.board,
             worker=worker,
             halted=lambda job_id: self._maker.halted(job_id),
+            expected=self._expected,
         )
         self._table, self.gallery = self._runner.table, self._runner.gallery
         self.inputs, self.store, self.shelf = self._runner.inputs, self._runner.store, self._runner.shelf
         self.space = self._runner.space
         self.presets, self.pulls = Presets(database), Pulls(settings.models)
         self.standings = Standings(table=self._table, board=self.board)
-        self._pace = Pace(self._table.rates())
+        self._pace = Pace(self._table.past())
         self._maker = Maker(
             table=self._table,
             board=self.board,
@@ -196,7 +198,7 @@ class Engine:
         if self._maker.draining:
             raise QueueFullError("the server is shutting down; try again in a minute", retry_after=60)
         settled = settled_seeds(request, key)
-        units, most = units_of(settled), 1000 * self.settings.job_limit
+        units, most = _units(settled, script), 1000 * self.settings.job_limit
         if units > most:
             raise WorkLimitError(
                 f"{units / 1000:,.0f} megapixels times steps; one job may ask for {most / 1000:,.0f}: "
@@ -217,7 +219,8 @@ class Engine:
         if not known:
             self.space.check(owner)
         if waiting >= self.settings.queue_limit and not known:
-            wait = min(max(1.0, self._pace.seconds(self._table.waiting_units()) / waiting), 600.0)
+            all_of_it = self._pace.seconds(self._table.waiting_work()) or 0.0
+            wait = min(max(1.0, all_of_it / waiting), 600.0)
             raise QueueFullError(f"{waiting} jobs wait already; come back in {wait:.0f} s", retry_after=wait)
         job, new = self._table.add(order, self._queue.put)
         if new:
@@ -404,24 +407,43 @@ class Engine:
         place = self._table.place(job.id) if job.state == "queued" else Place()
         return self._placed(job, place, self._busy() if job.state == "queued" else 0.0)
 
-    def _placed(self, job: Job, place: Place, busy: float) -> Job:
-        own = self._pace.seconds(units_of(job.request))
-        if job.state == "running":
-            progress = self.board.read(job.id)
-            known = progress is not None and progress.seconds_left is not None
-            return replace(job, estimate=progress.seconds_left if progress and known else own)
+    def _placed(self, job: Job, place: Place, busy: float | None) -> Job:
+        """The job with its place and an estimate; `busy` = seconds until what runs is done."""
         if job.ended:
             return job
-        ahead = busy + self._pace.seconds(place.units)
-        return replace(job, position=place.position, estimate=own + ahead / self._crew.workers)
+        if job.state == "running":
+            return replace(job, estimate=self._left(job.id, _work(job)))
+        own, ahead = self._expected(job), self._pace.seconds(place.work)
+        known = own is not None and ahead is not None and busy is not None
+        estimate = own + (busy + ahead) / self._crew.workers if known else None  # type: ignore[operator]
+        return replace(job, position=place.position, estimate=estimate)
 
-    def _busy(self) -> float:
-        """Seconds until the jobs that run are done."""
-        left = 0.0
-        for job_id, units in self._table.running().items():
-            progress = self.board.read(job_id)
-            left += self._pace.seconds(units * (1 - (progress.share if progress else 0.0)))
-        return left
+    def _expected(self, job: Job) -> float | None:
+        """Seconds that a job will take, by what others took; None = that is not known."""
+        return self._pace.seconds(_work(job)) if job.units else None
+
+    def _busy(self) -> float | None:
+        """Seconds until the jobs that run are done, one after another; None = that is not known."""
+        running = self._table.running().items()
+        left = [self._left(job_id, {checkpoint: units}) for job_id, (checkpoint, units) in running]
+        return None if None in left else sum(each for each in left if each is not None)
+
+    def _left(self, job_id: str, work: Mapping[str, float]) -> float | None:
+        """Seconds until a running job is done: by its own steps, less what has passed since the last."""
+        progress = self.board.read(job_id)
+        if progress is not None and progress.seconds_left is not None:
+            return max(0.0, progress.seconds_left - (self.board.clock() - progress.posted))
+        share = progress.share if progress is not None else 0.0
+        return self._pace.seconds({checkpoint: units * (1 - share) for checkpoint, units in work.items()})
+
+
+def _units(request: Request, script: Script | None) -> float:
+    """Work of a job; a script makes the request many times."""
+    return units_of(request) * (1 if script is None else count_requests(script, request))
+
+
+def _work(job: Job) -> Mapping[str, float]:
+    return {job.request.model.checkpoint or "": job.units}
 
 
 def settled_seeds(request: Request, key: str | None) -> Request:

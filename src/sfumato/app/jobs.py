@@ -61,7 +61,8 @@ class Job:
     created: float = 0.0  # seconds since 1970, UTC, like the next two
     started: float | None = None
     finished: float | None = None
-    estimate: float | None = None  # seconds until it is done, as far as can be told
+    units: float = 0.0  # of work, see `app.pace`
+    estimate: float | None = None  # seconds until it is done; None = that cannot be told yet
     made: tuple[Made, ...] = ()
     fault: Fault | None = None
     interrupted: bool = False  # done, but its owner would not wait for all of it
@@ -84,6 +85,7 @@ class Progress:
     batch: int = 0
     batches: int = 0
     seconds_left: float | None = None
+    posted: float = 0.0  # when this was, by the clock of the process that reads it
     preview: bytes | None = None  # a JPEG of what is being made
     version: int = 0  # rises with every change
     worker: str = ""  # that makes it; "" = this process

@@ -13,7 +13,7 @@ from sfumato.app.board import Board
 from sfumato.app.database import JobTable
 from sfumato.app.jobs import Fault, Job, Progress
 from sfumato.app.outcome import End, outcome
-from sfumato.app.pace import Pace
+from sfumato.app.pace import Pace, Taken
 from sfumato.app.queue import Unfinished
 from sfumato.app.runner import HALTS, Halt, Runner
 from sfumato.errors import StorageError
@@ -105,8 +105,12 @@ class Maker:
         try:
             end = self._guarded(job, runner, alone=attempt > self.attempts)
             if end.state != "running":
-                self._insist(job_id, lambda: self.table.end(job_id, self.worker, **vars(end)))
-                self._count(job, end.timings)
+                whole = attempt == 1 and not job.made and end.state == "done" and not end.interrupted
+                seconds = end.timings["sample"] + end.timings["save"] if whole else None
+                self._insist(
+                    job_id, lambda: self.table.end(job_id, self.worker, seconds=seconds, **vars(end))
+                )
+                self._count(job, end.timings, seconds)
         finally:
             self._halts.pop(job_id, None)
             self.board.clear(job_id)
@@ -164,9 +168,10 @@ class Maker:
         self._left.wait()
         raise Unfinished(job_id)
 
-    def _count(self, job: Job, timings: Mapping[str, float]) -> None:
-        if job.script is None and timings:
-            self.pace.learn(self.table.units(job.id), sum(timings.values()))
+    def _count(self, job: Job, timings: Mapping[str, float], seconds: float | None) -> None:
+        if seconds is not None:
+            checkpoint = job.request.model.checkpoint or ""
+            self.pace.learn(Taken(checkpoint=checkpoint, units=job.units, seconds=seconds))
         for phase, seconds in {"wait": (job.started or job.created) - job.created, **timings}.items():
             count, total = self.phases.get(phase, (0, 0.0))
             self.phases[phase] = count + 1, total + max(0.0, seconds)

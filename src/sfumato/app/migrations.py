@@ -29,7 +29,15 @@ def _interrupted(db: sa.Connection) -> None:
     _add_column(db, "sfumato_jobs", "interrupted", "boolean not null default false")
 
 
-STEPS: tuple[Step, ...] = (_interrupted,)  # the first leads from version 1 to 2
+def _checkpoint(db: sa.Connection) -> None:
+    _add_column(db, "sfumato_jobs", "checkpoint", "varchar(1000)")
+    if sa.inspect(db).has_table("sfumato_jobs"):
+        db.exec_driver_sql("drop index if exists sfumato_jobs_order")
+        columns = "state, priority desc, turn, number, units, checkpoint"
+        db.exec_driver_sql(f"create index if not exists sfumato_jobs_queue on sfumato_jobs ({columns})")
+
+
+STEPS: tuple[Step, ...] = (_interrupted, _checkpoint)  # the first leads from version 1 to 2
 
 
 def migrate(engine: sa.Engine, version: sa.Table, metadata: sa.MetaData) -> None:

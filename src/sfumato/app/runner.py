@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from sfumato.app.database import JobTable
 from sfumato.app.gallery import Gallery
 from sfumato.app.gallery_entries import of_job
 from sfumato.app.jobs import Job, Made, Progress, Script
+from sfumato.app.pace import Meter, passes_of, share_done
 from sfumato.app.preview import LinearPreview
 from sfumato.app.scripts import Bench, EnoughError, Making, Piece, make_script
 from sfumato.app.settings import Settings
@@ -61,9 +62,13 @@ class Runner:
     settings: Settings
     worker: str  # whose jobs these are
     halted: Callable[[str], Halt | None]  # what a job was told
+    expected: Callable[[Job], float | None]  # seconds that a job will take
     file_format: str = "png"
+    clock: Callable[[], float] = time.perf_counter
     _previews: dict[str, LinearPreview] = field(default_factory=dict)
     _shown: float = 0.0
+    _meter: Meter = field(default_factory=lambda: Meter(None))
+    _passes: Sequence[float] = ()  # work of the job's passes
     _enough: bool = False  # the pictures are wanted as far as they are
 
     @property
@@ -82,12 +87,13 @@ class Runner:
             SfumatoError: whatever `generate`, scripts and saving refuse.
         """
         self._enough = False
+        self._meter, self._passes = Meter(self.expected(job)), passes_of(job.request)
         timings = {"load": 0.0, "sample": 0.0, "save": 0.0}
-        began = time.perf_counter()
+        began = self.clock()
         self.inputs.fetch(job.request)
         if job.script is None or job.script.name != "extras":
             self.shelf.load(job.request.model)
-        timings["load"] = time.perf_counter() - began
+        timings["load"] = self.clock() - began
         if job.script is None:
             self._run_request(job, timings)
         else:
@@ -110,12 +116,12 @@ class Runner:
 
     def _run_batches(self, job: Job, first: int, timings: dict[str, float]) -> int:
         """Make the batches from `first` on; the number of the batch to go on with."""
-        mark = time.perf_counter()
+        mark = self.clock()
         for event in until_enough(generate(job.request, self.shelf, first_batch=first), lambda: self._enough):
-            now = time.perf_counter()
+            now = self.clock()
             timings["sample"] += now - mark
             if isinstance(event, StepInfo):
-                self._tell(job, event, timings["sample"], done=(first - 1) / event.batches)
+                self._tell(job, event)
                 if self._skips(job, whole=job.request.outpaint.wanted):
                     return event.batch + 1
             else:
@@ -126,28 +132,28 @@ class Runner:
                     request=event.request,
                 )
                 self._save(job, event.index, piece)
-                timings["save"] += time.perf_counter() - now
-            mark = time.perf_counter()
+                timings["save"] += self.clock() - now
+            mark = self.clock()
         return job.request.canvas.batch_count + 1
 
     def _run_script(self, job: Job, script: Script, timings: dict[str, float]) -> None:
         bench = Bench(shelf=self.shelf, styles=find_styles(self.settings.styles), enough=lambda: self._enough)
         pictures = grids = 0
-        mark = time.perf_counter()
+        mark = self.clock()
         for event in _while_wanted(make_script(script, job.request, bench)):
-            now = time.perf_counter()
+            now = self.clock()
             timings["sample"] += now - mark
             if isinstance(event, Piece):
                 grids += event.grid
                 self._save(job, -grids if event.grid else pictures, event)
                 pictures += not event.grid
-                timings["save"] += time.perf_counter() - now
+                timings["save"] += self.clock() - now
             else:
-                self._tell(job, event, timings["sample"], before=bench.made, requests=bench.requests)
+                self._tell(job, event, before=bench.made, requests=bench.requests)
                 self._skips(job, whole=True)
                 if self._enough and isinstance(event, TileStep):  # a picture half enlarged is none
                     raise StoppedError("interrupt")
-            mark = time.perf_counter()
+            mark = self.clock()
 
     def _skips(self, job: Job, *, whole: bool) -> bool:
         """Whether the present batch is to be left. Raises StoppedError: the job is, or has `whole` to be."""
@@ -165,9 +171,7 @@ class Runner:
         self,
         job: Job,
         event: StepInfo | TileStep,
-        sampling: float,
         *,
-        done: float = 0.0,
         before: int = 0,
         requests: int = 1,
     ) -> None:
@@ -176,18 +180,16 @@ class Runner:
         Args:
             job: the job.
             event: what has just been done.
-            sampling: seconds so far.
-            done: share that was there before.
             before: requests that have been made before this one.
             requests: of the job.
         """
-        own = event.share if isinstance(event, StepInfo) else event.done / event.total
+        own = share_done(event, self._passes) if isinstance(event, StepInfo) else event.done / event.total
         share = (before + own) / requests
         old = self.board.read(job.id)
         progress = Progress(
             job=job.id,
             share=share,
-            seconds_left=sampling * (1 - share) / (share - done) if share > done else None,
+            seconds_left=self._meter.left(share, self.clock()),
             preview=old.preview if old else None,
         )
         if isinstance(event, StepInfo):
@@ -253,6 +255,7 @@ def open_runner(
     board: Board,
     worker: str,
     halted: Callable[[str], Halt | None],
+    expected: Callable[[Job], float | None],
 ) -> Runner:
     """A runner with all it works with.
 
@@ -262,6 +265,7 @@ def open_runner(
         board: who wants to know.
         worker: whose jobs these are.
         halted: what a job was told.
+        expected: seconds that a job will take; None = that is not known.
 
     Raises:
         StorageError: the database cannot be used.
@@ -287,6 +291,7 @@ def open_runner(
         settings=settings,
         worker=worker,
         halted=halted,
+        expected=expected,
     )
 
 

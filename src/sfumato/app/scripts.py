@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import prod
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from PIL.Image import Image
 
 from sfumato.app.jobs import Script
-from sfumato.errors import RequestError
+from sfumato.app.pace import USUAL, picture_size
+from sfumato.errors import RequestError, SfumatoError
 from sfumato.pipeline.faces import restore_faces
 from sfumato.pipeline.generate import generate, prepare, until_enough
 from sfumato.pipeline.postprocess import Enlarged, Enlargement, enlarge_image
@@ -45,6 +47,7 @@ class EnoughError(Exception):
     """A script's next request is not wanted any more."""
 
 
+MAX_REQUESTS = 100_000  # that are counted
 Making: TypeAlias = "Iterator[StepInfo | TileStep | Piece]"
 
 
@@ -95,6 +98,38 @@ def make_script(script: Script, request: Request, bench: Bench) -> Making:
         return SCRIPTS[script.name](bench, request, **script.arguments)
     except TypeError as error:
         raise RequestError(f"{script.name}: {error}") from error
+
+
+def count_requests(script: Script, request: Request) -> int:
+    """How many times the request's work a script does; 1 where its arguments are wrong."""
+    if script.name not in _COUNTS:
+        return 0 if script.name == "extras" else 1
+    try:
+        return min(_COUNTS[script.name](request, **script.arguments), MAX_REQUESTS)
+    except (SfumatoError, TypeError, ValueError):  # making it will say so
+        return 1
+
+
+def _count_tiles(request: Request, **given: Any) -> int:
+    tiling, canvas = sd_upscale.Tiling(**given), request.canvas
+    if request.source.image is None:
+        return 1
+    width, height = (round(side * tiling.scale) for side in picture_size(request.source.image))
+    tile = canvas.width or USUAL, canvas.height or USUAL
+    return sum(len(row) for row in sd_upscale.boxes((width, height), tile, tiling.overlap))
+
+
+_COUNTS: Mapping[str, Callable[..., int]] = MappingProxyType(
+    {
+        "prompt matrix": lambda request, **given: prompt_matrix.count(prompt_matrix.Matrix(**given), request),
+        "prompts": lambda request, text, **given: sum(1 for line in text.splitlines() if line.strip()),
+        "x/y/z plot": lambda request, axes, **given: prod(
+            parse_axis(name, values, request, {}).count for name, values in axes
+        ),
+        "loopback": lambda request, **given: loopback.Loops(**given).loops,
+        "sd upscale": _count_tiles,
+    }
+)
 
 
 def _prompt_matrix(bench: Bench, request: Request, **given: Any) -> Making:

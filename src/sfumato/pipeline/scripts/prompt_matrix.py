@@ -61,7 +61,7 @@ def arrange(matrix: Matrix, base: Request, cell: tuple[int, int]) -> list[Reques
         raise RequestError(
             f"{matrix.field}: no | in it; write the parts as in: a cat | at night | oil painting"
         )
-    number = 2 ** (len(parts) - 1)
+    number = count(matrix, base)
     if number * cell[0] * cell[1] > MAX_SHEET_PIXELS:
         raise RequestError(
             f"{len(parts)} parts have {number:,} combinations, more than fit a sheet of "
@@ -89,6 +89,11 @@ def run(matrix: Matrix, base: Request, requests: Sequence[Request], make: Make) 
     yield Sheet(
         image=image, label="matrix", infotext=with_parameters(made[0][1], [("Script", "Prompt matrix")])
     )
+
+
+def count(matrix: Matrix, base: Request) -> int:
+    """Combinations of the prompt's parts."""
+    return int(2 ** (len(_parts(matrix, base)) - 1))
 
 
 def _parts(matrix: Matrix, base: Request) -> list[str]:
