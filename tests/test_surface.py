@@ -310,6 +310,7 @@ def test_commands_and_their_options() -> None:
             "grace",
             "json_logs",
             "work",
+            "page",
             *with_prompt,
             *queue,
             "queue_limit",

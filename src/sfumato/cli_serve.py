@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,11 @@ import typer
 from sfumato.cli_options import Options, with_server
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp
+
     from sfumato.app.engine import Engine
+    from sfumato.server.interface import Make
 
 Host = Annotated[str, typer.Option(help="Address to listen at.")]
 Port = Annotated[int, typer.Option(help="Port to listen at; 0 = any that is free.", min=0, max=65535)]
@@ -24,6 +29,9 @@ Work = Annotated[
         "--work/--no-work", help="Make pictures here, or leave that to workers.", show_default=False
     ),
 ]
+Page = Annotated[
+    bool, typer.Option("--page/--nowebui", help="Show the page in browsers, or serve the API alone.")
+]
 
 
 @with_server
@@ -34,14 +42,16 @@ def serve(
     grace: Grace = 30.0,
     json_logs: JsonLogs = False,
     work: Work = True,
+    page: Page = True,
 ) -> None:
-    """Serve AUTOMATIC1111's API. SIGTERM or Ctrl-C ends it when the running job is done, a second at once."""
+    """Serve the page and the API. SIGTERM or Ctrl-C ends it after the running job, a second at once."""
     import uvicorn
 
     from sfumato.app.engine import Engine
     from sfumato.server.app import create_app
     from sfumato.server.desk import Leaving
     from sfumato.server.gate import add_guard
+    from sfumato.server.interface import Interface
     from sfumato.server.logs import log_json
     from sfumato.server.serving import Server
 
@@ -53,6 +63,7 @@ def serve(
     try:
         engine.start()
         app = create_app(engine, leaving)
+        interface = Interface(app, _page_of(engine)) if page else None
         token = add_guard(app, settings, host)
         if token is not None:
             typer.echo(f"The token for every client, shown this once: {token}")
@@ -69,9 +80,26 @@ def serve(
         )
         if work:
             threading.Thread(target=_warm, args=(engine,), daemon=True, name="warm").start()
-        Server(config, leaving, grace, say=typer.echo).run()
+        Server(config, leaving, grace, typer.echo, interface).run()
     finally:
         engine.close(leaving.left if leaving.now else 0.0)
+
+
+def _page_of(engine: Engine) -> Make:
+    """Make the page, with what Gradio reads from the environment before it is imported."""
+
+    def make(outer: FastAPI, otherwise: ASGIApp) -> ASGIApp:
+        uploads = engine.settings.data.absolute() / "uploads"
+        os.environ |= {
+            "GRADIO_TEMP_DIR": str(uploads),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        from sfumato.ui.mount import open_page
+
+        return open_page(engine, outer, otherwise, uploads)
+
+    return make
 
 
 def _warm(engine: Engine) -> None:

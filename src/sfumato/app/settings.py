@@ -133,6 +133,14 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     return settings.model_copy(update=home)
 
 
+def shown(message: str, settings: Settings) -> str:
+    """An error's line for whoever asks from afar, without the places of this machine."""
+    folders = {name: getattr(settings, name) for name in ("models", "data", "outputs", "styles", "wildcards")}
+    for name, folder in sorted(folders.items(), key=lambda item: -len(str(item[1]))):
+        message = message.replace(str(folder.absolute()), name).replace(f"{folder}/", f"{name}/")
+    return " ".join(message.replace(str(Path.home()), "~").split())
+
+
 def config_file() -> Path:
     """The user's settings file, whether it exists or not."""
     return user_folder("config") / "config.toml"

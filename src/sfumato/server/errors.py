@@ -6,7 +6,6 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +16,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from sfumato.app.jobs import Fault
 from sfumato.app.outcome import fault_of
-from sfumato.app.settings import Settings
+from sfumato.app.settings import Settings, shown
 from sfumato.errors import QueueFullError, SfumatoError
 
 log = logging.getLogger(__name__)
@@ -113,14 +112,6 @@ def status_of(error: SfumatoError) -> int:
     if fault_of(error).code == "no_space":
         return FAULTS["no_space"]
     return next((STATUSES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in STATUSES), 500)
-
-
-def shown(message: str, settings: Settings) -> str:
-    """An error's line without the places of this machine."""
-    folders = {name: getattr(settings, name) for name in ("models", "data", "outputs", "styles", "wildcards")}
-    for name, folder in sorted(folders.items(), key=lambda item: -len(str(item[1]))):
-        message = message.replace(str(folder.absolute()), name).replace(f"{folder}/", f"{name}/")
-    return " ".join(message.replace(str(Path.home()), "~").split())
 
 
 def _answer(

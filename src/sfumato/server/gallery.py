@@ -16,10 +16,10 @@ from sfumato.app.gallery_export import KINDS, Form, as_json, export
 from sfumato.app.gallery_import import Imported, import_folder
 from sfumato.app.gallery_table import MAX_PAGE, MAX_RATING, MAX_TAG, MAX_TAGS, Filter, Picture, State
 from sfumato.app.gallery_words import Scope
+from sfumato.app.settings import shown
 from sfumato.errors import RequestError, SfumatoError
 from sfumato.server import pictures
 from sfumato.server.desk import Here, Owner
-from sfumato.server.errors import shown
 from sfumato.server.jobs import KINDS as PICTURE_KINDS
 from sfumato.server.jobs import Reader
 

@@ -22,10 +22,11 @@ from sfumato import types
 from sfumato.app.codec import PICTURES, Inputs, encode
 from sfumato.app.jobs import HIGHEST, LOWEST, Event, Job, Made, Script, State
 from sfumato.app.scripts import SCRIPTS
+from sfumato.app.settings import shown
 from sfumato.errors import JobNotFoundError, OutputError, QueueFullError, RequestError, SfumatoError
 from sfumato.pipeline.scripts.fields import convert, from_row, request_fields, unknown, with_values
 from sfumato.server.desk import Desk, Here, Owner
-from sfumato.server.errors import shown, status_of
+from sfumato.server.errors import status_of
 from sfumato.server.feeds import Feeds
 from sfumato.server.files import read_inside
 from sfumato.text.styles import Style

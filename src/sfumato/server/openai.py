@@ -18,11 +18,12 @@ from starlette.exceptions import HTTPException
 
 from sfumato import types
 from sfumato.app.jobs import Job
+from sfumato.app.settings import shown
 from sfumato.errors import ModelNotFoundError, QueueFullError, RequestError, SfumatoError
 from sfumato.pipeline.source import source_size
 from sfumato.server import answers, pictures
 from sfumato.server.desk import Desk, Here, Owner
-from sfumato.server.errors import FaultError, SafeJSONResponse, shown, status_of
+from sfumato.server.errors import FaultError, SafeJSONResponse, status_of
 
 MAX_PICTURES = 10
 FOREIGN = ("dall-e", "gpt-image", "gpt-")  # names that mean: the server's own

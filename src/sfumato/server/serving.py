@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -9,13 +10,19 @@ from types import FrameType
 import uvicorn
 
 from sfumato.server.desk import Leaving
+from sfumato.server.interface import Interface
 
 
 class Server(uvicorn.Server):
     """Leaves in order at the first signal, at once at the second, and as it stands at the third."""
 
     def __init__(
-        self, config: uvicorn.Config, leaving: Leaving, grace: float, say: Callable[[str], object]
+        self,
+        config: uvicorn.Config,
+        leaving: Leaving,
+        grace: float,
+        say: Callable[[str], object],
+        interface: Interface | None = None,
     ) -> None:
         """Get ready.
 
@@ -24,9 +31,12 @@ class Server(uvicorn.Server):
             leaving: told when a signal comes.
             grace: seconds that what runs has then.
             say: tells the address.
+            interface: made when the server answers; None = there is none.
         """
         super().__init__(config)
         self._leaving, self._grace, self._say = leaving, grace, say
+        self._interface = interface
+        self._opening: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to leave, or hasten."""
@@ -42,3 +52,12 @@ class Server(uvicorn.Server):
             for each in server.sockets:
                 host, port = each.getsockname()[:2]
                 self._say(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+        if self._interface is not None:
+            self._opening = asyncio.create_task(self._interface.open())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the interface, and stop listening."""
+        if self._interface is not None and self._opening is not None:
+            await self._opening
+            await self._interface.close()
+        await super().shutdown(sockets)

@@ -1,0 +1,118 @@
+"""What happens to a visitor's job right now, as the page asks for it again and again.
+
+The page holds nothing: after a reload, in a second tab or when the server has come back it asks the same and
+shows the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from typing import Any
+
+import psutil
+import torch
+
+from sfumato.app.engine import Engine
+from sfumato.app.jobs import ENDED, Job, Progress
+from sfumato.app.settings import shown
+from sfumato.ui.site import Visit
+
+RECENT = 50  # jobs among which a tab looks for its last one
+
+
+def tab_of(job: Job) -> str:
+    """The tab that a job belongs to."""
+    if job.script is not None and job.script.name == "extras":
+        return "extras"
+    return "txt2img" if job.request.source.image is None else "img2img"
+
+
+def current(engine: Engine, owner: str, tab: str) -> Job | None:
+    """The job that a tab shows: what runs, else what waits longest, else what ended last."""
+    pending = [each for each in engine.jobs(owner=owner, states=["queued", "running"], limit=RECENT)
+               if tab_of(each) == tab]  # fmt: skip
+    if pending:
+        return max(pending, key=lambda job: (job.state == "running", job.priority, -job.number))
+    ended = engine.jobs(owner=owner, states=ENDED, limit=RECENT)
+    return next((each for each in ended if tab_of(each) == tab), None)
+
+
+def signature(job: Job | None) -> str:
+    """A text that changes when the job has another state or another picture."""
+    return "" if job is None else f"{job.id}:{job.state}:{len(job.made)}"
+
+
+def now(engine: Engine, visit: Visit, tab: str, preview: int = 0) -> dict[str, Any]:
+    """What a tab shows of its job, as JSON's types.
+
+    Args:
+        engine: that makes the jobs.
+        visit: who asks.
+        tab: for which.
+        preview: version of the progress whose picture the page has already.
+    """
+    job = current(engine, visit.owner, tab)
+    told: dict[str, Any] = {"signature": signature(job), "active": False, "line": "", "share": 0.0}
+    told |= {"fault": "", "preview": None, "version": 0, "waiting": 0, "lost": visit.say("lost")}
+    if job is None:
+        return told
+    if job.fault is not None:
+        told["fault"] = f"{shown(job.fault.message, engine.settings)} ({job.fault.code})"
+    if job.ended:
+        return told | {"line": visit.say(job.state, seconds=_took(job))}
+    told |= {"active": True, "waiting": engine.waiting()}
+    if job.state == "queued":
+        return told | {"line": visit.say("queued", ahead=job.position or 0, left=span(job.estimate))}
+    progress = engine.progress(job.id)
+    if progress is None:
+        return told | {"line": visit.say("starting")}
+    if progress.preview is not None and progress.version != preview:
+        packed = base64.b64encode(progress.preview).decode("ascii")
+        told["preview"] = f"data:image/jpeg;base64,{packed}"
+    return told | {
+        "share": progress.share,
+        "version": progress.version,
+        "line": visit.say(
+            "running",
+            step=progress.step,
+            steps=progress.steps,
+            batch=progress.batch,
+            batches=progress.batches,
+            rate=f"{rate(job, progress):.2f}",
+            left=span(progress.seconds_left),
+            memory=f"{memory() / 2**30:.1f}",
+        ),
+    }
+
+
+def rate(job: Job, progress: Progress) -> float:
+    """Steps a second, on the average of what was done so far."""
+    passes = 2 if job.request.hires.enabled else 1
+    left = progress.seconds_left
+    if not left or not math.isfinite(left):
+        return 0.0
+    return progress.steps * max(1, progress.batches) * passes * (1 - progress.share) / left
+
+
+def memory() -> int:
+    """Bytes that are in use: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_reserved()
+    return int(psutil.Process(os.getpid()).memory_info().rss)
+
+
+def span(seconds: float | None) -> str:
+    """A duration as people read it: 1:05."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    whole = max(0, round(seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def _took(job: Job) -> str:
+    if job.started is None or job.finished is None:
+        return "–"
+    return f"{job.finished - job.started:.1f}"

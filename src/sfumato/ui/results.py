@@ -1,0 +1,135 @@
+"""The right half of a tab that makes pictures: what happens now, the pictures, what they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from sfumato.app.jobs import Job, Made
+from sfumato.errors import RequestError
+from sfumato.ui.live import current, signature
+from sfumato.ui.site import Load, Outlet, Sent, Site, Visit
+from sfumato.ui.strings import t
+
+STRIP = """<div class="sf-strip" data-tab="{tab}">
+<div class="sf-now" hidden><img class="sf-preview" alt="">
+<progress class="sf-bar" max="1" value="0"></progress></div>
+<div class="sf-line" role="status"></div><div class="sf-fault" role="alert"></div></div>"""
+SENDS = ("txt2img", "img2img", "inpaint", "extras")  # inlets, in the order of their buttons
+
+
+class Results:
+    """The components, and how they come by the present job of a tab."""
+
+    def __init__(self, site: Site, tab: str, sends: Sequence[str] = SENDS) -> None:
+        """Make them here.
+
+        Args:
+            site: of the page.
+            tab: whose jobs are shown.
+            sends: names of the inlets to which there is a button.
+        """
+        self.site, self.tab = site, tab
+        gr.HTML(STRIP.format(tab=escape(tab)), elem_id=f"{tab}_strip")
+        self.gallery = gr.Gallery(
+            label=t("results.pictures"), elem_id=f"{tab}_gallery", columns=4,
+            preview=True,
+            selected_index=0, object_fit="contain",
+            height=520, interactive=False, buttons=["download", "fullscreen"],
+        )  # fmt: skip
+        with gr.Row(elem_classes=["sf-sends"]):
+            buttons = [gr.Button(t(f"send.{each}"), size="sm", min_width=90) for each in sends]
+        self.infotext = gr.Textbox(
+            label=t("results.infotext"), elem_id=f"{tab}_infotext", lines=3, max_lines=8,
+            interactive=False, buttons=["copy"],
+        )  # fmt: skip
+        self.seed = gr.Textbox(
+            label=t("results.seed"), interactive=False, max_lines=1, elem_id=f"{tab}_made_seed"
+        )
+        self.job = gr.Textbox(visible="hidden", elem_id=f"{tab}_job", show_label=False)
+        self.chosen = gr.Textbox(value="0", visible="hidden", show_label=False)
+        self.signature = gr.Textbox(visible="hidden", elem_id=f"{tab}_signature", show_label=False)
+        refresh = gr.Button("…", visible="hidden", elem_id=f"{tab}_refresh")
+        outputs = [self.gallery, self.infotext, self.seed, self.job, self.chosen, self.signature]
+        site.on(
+            refresh.click,
+            self._show,
+            [self.signature],
+            outputs,
+            trigger_mode="always_last",
+            postprocess=False,
+        )
+        site.loads.append(Load(self._first, outputs, raw=True))
+        site.on(
+            self.gallery.select,
+            self._select,
+            [self.job],
+            [self.infotext, self.seed, self.chosen],
+            select=True,
+        )
+        for button, inlet in zip(buttons, sends, strict=True):
+            site.outlets.append(
+                Outlet(button=button, inlet=inlet, inputs=[self.job, self.chosen], send=self.send)
+            )
+
+    def send(self, visit: Visit, job_id: str, chosen: str) -> Sent:
+        """The picture that is chosen. Raises RequestError: there is none yet."""
+        made = self._made(visit, job_id, int(chosen))
+        path = self.site.engine.settings.outputs / made.file
+        return Sent(image=path, infotext=made.infotext)
+
+    def _made(self, visit: Visit, job_id: str, place: int) -> Made:
+        if not job_id:
+            raise RequestError(visit.say("no_picture"))
+        job = self.site.engine.job(job_id, visit.reader)
+        made = in_order(job)
+        if not 0 <= place < len(made):
+            raise RequestError(visit.say("no_picture"))
+        return made[place]
+
+    def _first(self, visit: Visit) -> list[Any]:
+        return self._show(visit, "")
+
+    def _show(self, visit: Visit, known: str) -> list[Any]:
+        job = current(self.site.engine, visit.owner, self.tab)
+        if signature(job) == known:
+            return [gr.skip()] * 6
+        if job is None:
+            return [[], "", "", "", "0", ""]
+        made = in_order(job)
+        first = made[0] if made else None
+        return [
+            gallery(job.id, made),
+            first.infotext if first else "",
+            str(first.seed) if first else "",
+            job.id,
+            "0",
+            signature(job),
+        ]
+
+    def _select(self, visit: Visit, event: gr.SelectData, job_id: str) -> list[str]:
+        made = self._made(visit, job_id, int(event.index))
+        return [made.infotext, str(made.seed), str(int(event.index))]
+
+
+def in_order(job: Job) -> list[Made]:
+    """A job's pictures as the page shows them: the grid of all first, where there is one."""
+    return sorted(job.made, key=lambda made: (made.index >= 0, made.index))
+
+
+def address(job_id: str, index: int) -> str:
+    """Where the server has a picture, for its owner: the file itself, its parameters included."""
+    return f"api/v1/pictures/{job_id}/{index}"
+
+
+def gallery(job_id: str, made: Sequence[Made]) -> list[dict[str, Any]]:
+    """What a gallery shows, as the page takes it: pictures by their address, none copied."""
+    return [
+        {"image": {"path": url, "url": url, "orig_name": Path(each.file).name}, "caption": None}
+        for each in made
+        for url in (address(job_id, each.index),)
+    ]

@@ -1,0 +1,87 @@
+"""The page of an engine with the tiny checkpoint, and a browser where there is one."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from sfumato.app.engine import Engine
+from sfumato.app.settings import Settings
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Engine]:
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "styles.csv").write_text('name,prompt,negative_prompt\nred,"{prompt}, red",grey\n', "utf-8")
+    settings = Settings(
+        data=folder / "data",
+        outputs=folder / "outputs",
+        models=tiny_checkpoint.parent,
+        styles=folder / "styles.csv",
+        checkpoint="tiny",
+        device="cpu",
+        dtype="float32",
+    )
+    with Engine(settings) as engine:
+        yield engine
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[str]:
+    """A server as a process, with the page made; its address. It is killed at the end."""
+    command = [sys.executable, "-c", "from sfumato.cli import main; main()", "serve", "--port", "0"]
+    command += ["--data", str(folder / "data"), "--output", str(folder / "outputs")]
+    command += ["--models", str(folder / "models"), *options]
+    environment = {**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config")}
+    with (folder / "log").open("a") as log:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            while requests.get(address, timeout=300).status_code == 503:
+                assert process.poll() is None
+            yield address
+        finally:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)}")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page that fails the test where a script does, or where it asks another host for something."""
+    context = browser.new_context(locale="en-US", viewport={"width": 1400, "height": 1000})
+    context.set_default_timeout(120_000)
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: wrong.append(request.url) if _foreign(request.url) else None)
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def _foreign(url: str) -> bool:
+    return not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
