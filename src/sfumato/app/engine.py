@@ -104,7 +104,10 @@ class Engine:
             ).make,
         )
         self._queue = DurableQueue(
-            database, lambda job_id: self._maker.work(job_id, self._runner), worker=worker
+            database,
+            lambda job_id: self._maker.work(job_id, self._runner),
+            worker=worker,
+            rest=0.1 if settings.database_url is not None else 1.0,
         )
         self._crew = Crew(
             database=database,
@@ -224,6 +227,7 @@ class Engine:
             raise QueueFullError(f"{waiting} jobs wait already; come back in {wait:.0f} s", retry_after=wait)
         job, new = self._table.add(order, self._queue.put)
         if new:
+            self._queue.ring()
             self.board.touch(job.id)
         return self._told(job)
 

@@ -4,15 +4,20 @@ DBOS keeps one workflow a job in its own tables, in the database where the table
 workflow are written in one transaction. A workflow that a killed process had begun goes back into the queue
 when that process starts again, or when another takes it over. There is one DBOS in a process, so there is one
 queue.
+
+DBOS looks for work at fixed times: too seldom for who waits for a picture, too often for a machine that has
+nothing to do or is busy with one. Its thread is run here, and rung for.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, error
+from dbos._queue import queue_worker_thread
 
 from sfumato.errors import StorageError
 
@@ -20,7 +25,7 @@ NAME = "sfumato"
 QUEUE = "generate"
 WORKFLOW = "make"
 FORM = "1"  # of the workflow, not of the program: a new program ends what an old one has begun
-POLL = 0.05  # seconds between two looks at the queue
+SOON = 0.005  # seconds from the look after the bell to the next; each that follows takes twice as long
 TURNS = 10**8  # turns that each priority has room for
 
 Work = Callable[[str], str]
@@ -30,10 +35,43 @@ class Unfinished(BaseException):  # no error, and nothing may catch it as one
     """Raised by the work on a job that is to be begun again by another process."""
 
 
+class Bell(threading.Event):
+    """Stops a thread that looks for work, or makes it look: at once when rung, then less and less often."""
+
+    def __init__(self, rest: float) -> None:
+        """Begin as if rung.
+
+        Args:
+            rest: seconds between two looks, at most.
+        """
+        super().__init__()
+        self._rest, self._pause, self._rung = rest, SOON, False
+        self._changed = threading.Condition()
+
+    def ring(self) -> None:
+        """There may be work, now or in a moment."""
+        with self._changed:
+            self._rung = True
+            self._changed.notify_all()
+
+    def set(self) -> None:
+        """Stop."""
+        super().set()
+        self.ring()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the next look, whatever `timeout` says; whether to stop."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._rung, self._pause)
+            self._pause = SOON if self._rung else min(2 * self._pause, self._rest)
+            self._rung = False
+        return self.is_set()
+
+
 class DurableQueue:
     """Runs jobs by their ids, one at a time in this process."""
 
-    def __init__(self, engine: sa.Engine, work: Work, *, worker: str) -> None:
+    def __init__(self, engine: sa.Engine, work: Work, *, worker: str, rest: float) -> None:
         """Get ready; nothing runs before `start`.
 
         Args:
@@ -41,6 +79,7 @@ class DurableQueue:
             work: makes the job of an id, and says how it ended; or raises Unfinished. It is called again for
                 the same job where a process was killed in the midst of it.
             worker: a name that this process keeps over restarts, and no other that runs has.
+            rest: seconds between two looks for what others have queued.
         """
         logging.getLogger("dbos").setLevel(logging.WARNING)
         config: DBOSConfig = {
@@ -51,10 +90,15 @@ class DurableQueue:
             "log_level": "WARNING",
             "enable_otlp": False,
         }
-        DBOS(config=config)
+        self._dbos = DBOS(config=config)
+        self._bell = Bell(rest)
+        self._thread: threading.Thread | None = None
 
         def make(job_id: str) -> str:
-            return work(job_id)
+            try:
+                return work(job_id)
+            finally:
+                self._bell.ring()
 
         # However often a process was killed under a job, it is DBOS that never gives it up; the work may.
         DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)(make)
@@ -70,12 +114,20 @@ class DurableQueue:
             StorageError: the database cannot be used.
         """
         try:
-            if not listen:
-                DBOS.listen_queues([])
+            DBOS.listen_queues([])
             DBOS.launch()
-            DBOS.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLL)
+            queue = DBOS.register_queue(QUEUE, worker_concurrency=1)
         except (error.DBOSException, sa.exc.DBAPIError, OSError) as fault:
             raise StorageError(f"the queue cannot be started: {str(fault).splitlines()[0]}") from fault
+        if listen:
+            self._thread = threading.Thread(
+                target=queue_worker_thread, args=(self._bell, self._dbos, queue), name="queue", daemon=True
+            )
+            self._thread.start()
+
+    def ring(self) -> None:
+        """Look for work now: a job has been put, and its transaction has ended."""
+        self._bell.ring()
 
     def put(self, db: sa.Connection, job_id: str, priority: int, turn: int) -> None:
         """Queue a job, with the transaction in which it is written.
@@ -105,7 +157,11 @@ class DurableQueue:
     def take_over(self, worker: str) -> None:
         """Put back into the queue what a worker had begun that runs no more."""
         DBOS._recover_pending_workflows([worker])
+        self._bell.ring()
 
     def stop(self) -> None:
         """Let go of everything. What runs is left to be begun again."""
+        self._bell.set()
+        if self._thread is not None:
+            self._thread.join(10)
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=0)
