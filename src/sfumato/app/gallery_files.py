@@ -145,9 +145,7 @@ class PictureFiles:
         kept = self._thumbnail(picture.sha256, side)
         with suppress(FileNotFoundError):
             return kept.read_bytes()
-        image = images.open_image(self.path(picture))
-        if image.mode not in ("RGB", "RGBA"):
-            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        image = images.first_frame(self.path(picture))
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         image.save(buffer, format="WEBP", quality=80)

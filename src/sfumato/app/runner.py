@@ -29,6 +29,7 @@ from sfumato.app.store import Store
 from sfumato.errors import QuotaError
 from sfumato.pipeline import images
 from sfumato.pipeline.generate import generate, until_enough
+from sfumato.pipeline.scripts import video
 from sfumato.pipeline.shelf import ModelShelf
 from sfumato.pipeline.upscale_tiles import TileStep
 from sfumato.text.styles import find_styles
@@ -215,9 +216,14 @@ class Runner:
         """Write a picture under a name that only depends on the job, and record it."""
         day = datetime.fromtimestamp(job.created, UTC).strftime("%Y-%m-%d")
         place = f"{index:03d}" if index >= 0 else f"grid{-index}"
-        file = f"{day}/{job.number:06d}-{place}-{piece.seed}.{self.file_format}"
+        moving = piece.moving
+        ending = moving.file_format if moving else self.file_format
+        file = f"{day}/{job.number:06d}-{place}-{piece.seed}.{ending}"
         path = self.outputs / file
-        images.save_as(piece.image, path, piece.infotext, self.file_format, piece.extras)
+        if moving:
+            video.save_as(moving.frames, moving.fps, piece.infotext, path, ending)
+        else:
+            images.save_as(piece.image, path, piece.infotext, ending, piece.extras)
         try:
             self.space.take(job.owner, file, path.stat().st_size)
         except QuotaError:

@@ -6,6 +6,7 @@ Requests of others come this way, so nothing in the arguments may name a file of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
@@ -20,15 +21,24 @@ from sfumato.errors import RequestError, SfumatoError
 from sfumato.pipeline.faces import restore_faces
 from sfumato.pipeline.generate import generate, prepare, until_enough
 from sfumato.pipeline.postprocess import Enlarged, Enlargement, enlarge_image
-from sfumato.pipeline.scripts import loopback, prompt_matrix, prompts_file, sd_upscale, xyz
+from sfumato.pipeline.scripts import loopback, prompt_matrix, prompts_file, sd_upscale, walk, xyz
 from sfumato.pipeline.scripts.axes import parse_axis
-from sfumato.pipeline.scripts.work import Event, Sheet, with_parameters
+from sfumato.pipeline.scripts.work import Event, Make, Sheet, with_parameters
 from sfumato.pipeline.shelf import ModelShelf
 from sfumato.pipeline.source import read_picture
 from sfumato.pipeline.upscale import upscale_image
 from sfumato.pipeline.upscale_tiles import TileStep
 from sfumato.text.styles import Style
 from sfumato.types import Request, Result, StepInfo
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Moving:
+    """Frames of a moving picture."""
+
+    frames: Sequence[Image]
+    fps: float
+    file_format: str  # "gif" or "webp"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +50,7 @@ class Piece:
     seed: int
     grid: bool = False
     extras: str = ""  # what was done to a finished picture
+    moving: Moving | None = None  # what is kept in place of the picture, its first frame
     request: Request | None = None  # of this very picture; None = what its infotext tells
 
 
@@ -64,12 +75,16 @@ class Bench:
     requests: int = 1
     made: int = 0
 
-    def make(self, request: Request) -> Iterator[StepInfo | Result]:
-        """Make the pictures of one of the requests."""
+    def make(self, request: Request, shelf: ModelShelf | None = None) -> Iterator[StepInfo | Result]:
+        """Make the pictures of one of the requests, with the models of another shelf if one is given."""
         if self.enough():
             raise EnoughError
-        yield from until_enough(generate(request, self.shelf), self.enough)
+        yield from until_enough(generate(request, shelf or self.shelf), self.enough)
         self.made += 1
+
+    def make_with(self, shelf: ModelShelf) -> Make:
+        """What makes requests with the models of this shelf."""
+        return lambda request: self.make(request, shelf)
 
     def cell(self, requests: Iterable[Request]) -> tuple[int, int]:
         """The largest width and height of what requests make. Raises what `prepare` refuses."""
@@ -166,6 +181,37 @@ def _loopback(bench: Bench, request: Request, **given: Any) -> Making:
     return _pieces(loopback.run(loops, request, bench.make))
 
 
+def _walk(
+    bench: Bench, request: Request, stops: Sequence[Mapping[str, Any]], cells: bool = False, **given: Any
+) -> Making:
+    way = walk.Walk(stops=[walk.Stop(**each) for each in stops], **given)
+    way.check(bench.cell([request]))
+    bench.requests = way.count
+    return _walked(bench, request, way, cells=cells)
+
+
+def _walked(bench: Bench, request: Request, way: walk.Walk, *, cells: bool) -> Making:
+    """The moving picture, a contact sheet of it, and every frame if they are wanted."""
+    frames: list[Result] = []
+    with suppress(EnoughError):
+        for event in walk.run(way, request, bench.make_with, bench.shelf):
+            if isinstance(event, StepInfo):
+                yield event
+                continue
+            frames.append(event)
+            if cells:
+                yield Piece(image=event.image, infotext=event.infotext, seed=event.request.canvas.seed)
+    if len(frames) < 2:
+        return
+    first, seed = frames[0], frames[0].request.canvas.seed
+    told = [("Script", "Walk"), *((f"Walk {n}", each.prompt) for n, each in enumerate(way.stops, 1))]
+    infotext = with_parameters(first.infotext, told)
+    moving = Moving(frames=way.shown(frames), fps=way.fps, file_format=way.file_format)
+    yield Piece(image=first.image, infotext=infotext, seed=seed, moving=moving)
+    if len(frames) == way.count:
+        yield Piece(image=walk.contact_sheet(way, frames), infotext=infotext, seed=seed, grid=True)
+
+
 def _sd_upscale(bench: Bench, request: Request, **given: Any) -> Making:
     tiling = sd_upscale.Tiling(**given)
     native = bench.shelf.load(request.model).spec.native_size
@@ -211,6 +257,7 @@ SCRIPTS: Mapping[str, Callable[..., Making]] = MappingProxyType(
         "prompts": _prompts,
         "x/y/z plot": _plot,
         "loopback": _loopback,
+        "walk": _walk,
         "sd upscale": _sd_upscale,
         "faces": _faces,
         "extras": _extras,

@@ -93,12 +93,14 @@ def save_as(
 
     Raises OutputError: disk full, folder unwritable.
     """
+    save_encoded_as(lambda file: _encode(image, file, infotext, file_format, extras), path)
+
+
+def save_encoded_as(encode: Callable[[BinaryIO], None], path: Path) -> None:
+    """Write whatever `encode` puts into a file under this very name; see `save_as`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _write_temporary(
-            path.parent, lambda file: _encode(image, file, infotext, file_format, extras)
-        )
-        temporary.replace(path)
+        _write_temporary(path.parent, encode).replace(path)
     except OSError as error:
         raise _output_error(path.parent, error) from error
 
@@ -154,6 +156,19 @@ def size_of(path: Path | bytes) -> tuple[int, int]:
     """
     with _reading(path) as image:
         return image.width, image.height
+
+
+def first_frame(path: Path) -> Image.Image:
+    """Decode a picture, or the first one of a moving picture, GIF among them, in RGB or RGBA.
+
+    Raises OutputError: no such file, no picture, damaged, more than `MAX_PIXELS`.
+    """
+    with _reading(path, (*_READABLE, "GIF")) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in ("RGB", "RGBA"):
+            return upright
+        return upright.convert("RGBA" if upright.has_transparency_data else "RGB")
 
 
 def read_infotext(path: Path) -> str | None:
@@ -236,7 +251,7 @@ def _name(source: Path | bytes) -> str:
 
 
 @contextmanager
-def _reading(source: Path | bytes) -> Iterator[Image.Image]:
+def _reading(source: Path | bytes, formats: tuple[str, ...] = _READABLE) -> Iterator[Image.Image]:
     """Open a picture, its pixels not yet decoded, and turn whatever is wrong with it into OutputError.
 
     What Pillow warns of (its own limit on pixels, which ours replaces; odd EXIF fields) is passed over.
@@ -246,7 +261,7 @@ def _reading(source: Path | bytes) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             file = source if isinstance(source, Path) else io.BytesIO(source)
-            with Image.open(file, formats=_READABLE) as image:
+            with Image.open(file, formats=formats) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise OutputError(

@@ -34,7 +34,7 @@ from sfumato.text.styles import Style
 MAX_REQUEST = 2**20  # characters of a request as JSON
 MAX_BATCH = 500
 KINDS: Mapping[str, str] = MappingProxyType(
-    {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+    {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
 )
 _FOREIGN_PICTURES: Mapping[str, str] = MappingProxyType({"init_image": "source.image", "mask": "mask.image"})
 

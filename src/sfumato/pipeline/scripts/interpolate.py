@@ -1,7 +1,8 @@
 """From one prompt or seed to another in small steps: a sequence of frames.
 
 Noise goes along the great circle between both seeds (the variation of a request), the prompts' contexts along
-the straight line, so that first and last frame are exactly the pictures of the two ends.
+the straight line or, token by token, along the great circle. First and last frame are exactly the pictures of
+the two ends.
 
 Shape letters: K chunks of the longest text, T = 77 tokens of a chunk, E encoder width.
 """
@@ -34,6 +35,7 @@ class Way:
     prompt: str | None = None
     negative: str | None = None
     seed: int | None = None
+    spherical: bool = False  # for contexts: along the great circle, so that they keep their length
 
     def __post_init__(self) -> None:
         if not 2 <= self.frames <= 10_000:
@@ -51,7 +53,11 @@ class Way:
 
 
 def run(
-    way: Way, request: Request, make_with: Callable[[ModelShelf], Make], shelf: ModelShelf
+    way: Way,
+    request: Request,
+    make_with: Callable[[ModelShelf], Make],
+    shelf: ModelShelf,
+    first: int = 0,
 ) -> Iterator[StepInfo | Result]:
     """Make the frames.
 
@@ -60,6 +66,7 @@ def run(
         request: the start; one picture.
         make_with: gives what makes the pictures of a request with the models of a shelf.
         shelf: where the models come from.
+        first: the frame to begin with; 0 = the start.
 
     Yields:
         The events of every frame, the results numbered in order.
@@ -80,13 +87,13 @@ def run(
         emphasis=request.prompt.emphasis,
     )
     seed = None if way.seed is None else settled(way.seed)
-    for frame in range(way.frames):
+    for frame in range(first, way.frames):
         share = frame / (way.frames - 1)
         asked = start
         if seed is not None and frame:
             asked = fields.with_values(start, {"variation.seed": seed, "variation.strength": share})
-        told = _told(request.prompt, end, share)
-        for event in make_with(BlendingShelf(shelf, end, share))(asked):
+        told = _told(request.prompt, end, share, way.spherical)
+        for event in make_with(BlendingShelf(shelf, end, share, spherical=way.spherical))(asked):
             if isinstance(event, Result):
                 event = replace(event, index=frame, infotext=with_parameters(event.infotext, told))
             yield event
@@ -100,24 +107,24 @@ def there_and_back(frames: Sequence[Result]) -> list[Result]:
 class BlendingShelf(ModelShelf):
     """A shelf whose models read every prompt as something between it and another."""
 
-    def __init__(self, shelf: ModelShelf, end: Prompt, share: float) -> None:
-        """Blend what the models of `shelf` read with `end`, whose share is 0 to 1."""
+    def __init__(self, shelf: ModelShelf, end: Prompt, share: float, *, spherical: bool = False) -> None:
+        """Blend what the models of `shelf` read with `end`, whose share is 0 to 1; see `blend`."""
         self.folder, self.device, self.dtype = shelf.folder, shelf.device, shelf.dtype
-        self._shelf, self._end, self._share = shelf, end, share
+        self._shelf, self._end, self._share, self._spherical = shelf, end, share, spherical
 
     def load(self, choice: ModelChoice) -> Models:
         """As the shelf does."""
         models = self._shelf.load(choice)
-        return replace(models, reader=BlendingReader(models.reader, self._end, self._share))
+        return replace(models, reader=BlendingReader(models.reader, self._end, self._share, self._spherical))
 
 
 class BlendingReader(PromptReader):
     """Reads two prompts as one between them."""
 
-    def __init__(self, reader: PromptReader, end: Prompt, share: float) -> None:
-        """Blend with `end`, whose share is 0 to 1."""
+    def __init__(self, reader: PromptReader, end: Prompt, share: float, spherical: bool = False) -> None:
+        """Blend with `end`, whose share is 0 to 1; see `blend`."""
         super().__init__(reader.encoder, reader.tokenizer, reader.pad_token)
-        self._reader, self._end, self._share = reader, end, share
+        self._reader, self._end, self._share, self._spherical = reader, end, share, spherical
 
     def read(self, prompt: Prompt, calls: int, guidance: float, *, calls_before: int = 0) -> Script:
         """Read both; see `PromptReader.read`."""
@@ -131,12 +138,16 @@ class BlendingReader(PromptReader):
         empty = _at(nothing, 0).positive[0].context  # (1,T,E)
         prompts = max(first.prompts, last.prompts)
         return Script(
-            contexts=lambda call: blend(_at(first, call), _at(last, call), self._share, empty),
+            contexts=lambda call: blend(
+                _at(first, call), _at(last, call), self._share, empty, spherical=self._spherical
+            ),
             prompts=prompts,
         )
 
 
-def blend(first: Contexts, last: Contexts, share: float, empty: Tensor) -> Contexts:
+def blend(
+    first: Contexts, last: Contexts, share: float, empty: Tensor, *, spherical: bool = False
+) -> Contexts:
     """What the network is told between two prompts.
 
     Args:
@@ -144,19 +155,21 @@ def blend(first: Contexts, last: Contexts, share: float, empty: Tensor) -> Conte
         last: the other. Parts (joined by AND) that only one of them has fade with their weight.
         share: of the other, 0 to 1.
         empty: the context of an empty text (1,T,E), which fills the shorter of two contexts up.
+        spherical: go along the great circle between each token's vectors, not along the straight line.
     """
+    between = _slerp if spherical else torch.lerp
     parts = []
     for place in range(max(len(first.positive), len(last.positive))):
         a, b = (each.positive[place] if place < len(each.positive) else None for each in (first, last))
         one, other = a or _weightless(b), b or _weightless(a)
         parts.append(
             Part(
-                context=_lerp(one.context, other.context, share, empty),
+                context=between(*_filled(one.context, other.context, empty), share),
                 weight=(1 - share) * one.weight + share * other.weight,
             )
         )
     negatives = [each for each in (first.negative, last.negative) if each is not None]
-    negative = _lerp(negatives[0], negatives[-1], share, empty) if negatives else None
+    negative = between(*_filled(negatives[0], negatives[-1], empty), share) if negatives else None
     return Contexts(positive=tuple(parts), negative=negative)
 
 
@@ -166,23 +179,41 @@ def _weightless(part: Part | None) -> Part:
     return Part(context=part.context, weight=0.0)
 
 
-def _lerp(a: Tensor, b: Tensor, share: float, empty: Tensor) -> Tensor:
-    """Between two contexts (1,K·T,E), both of the longer one's length."""
+def _filled(a: Tensor, b: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
+    """Two contexts (1,K·T,E), both of the longer one's length."""
     longest = max(a.shape[1], b.shape[1])
     a, b = (
         torch.cat([each, empty.repeat(1, (longest - each.shape[1]) // empty.shape[1], 1)], 1)
         for each in (a, b)
     )
-    return torch.lerp(a, b, share)
+    return a, b
+
+
+def _slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """Between the vectors (…,E) of two contexts on the sphere; where they point the same way, on the line.
+
+    Source: Shoemake 1985, "Animating rotation with quaternion curves", section 3.3. The arithmetic is in
+    float32 at least.
+    """
+    wide = torch.promote_types(a.dtype, torch.float32)
+    low, high = a.to(wide), b.to(wide)
+    angle = torch.cosine_similarity(low, high, dim=-1).clamp(-1, 1).acos()[..., None]  # (…,1)
+    whole = angle.sin()
+    straight = whole < 1e-4
+    whole = whole.masked_fill(straight, 1)
+    first = torch.where(straight, 1 - share, ((1 - share) * angle).sin() / whole)
+    second = torch.where(straight, share, (share * angle).sin() / whole)
+    return (first * low + second * high).to(a.dtype)
 
 
 def _at(script: Script, call: int) -> Contexts:
     return script.contexts if isinstance(script.contexts, Contexts) else script.contexts(call)
 
 
-def _told(start: Prompt, end: Prompt, share: float) -> Iterator[tuple[str, object]]:
+def _told(start: Prompt, end: Prompt, share: float, spherical: bool) -> Iterator[tuple[str, object]]:
     """Parameters of a frame that its request does not hold."""
     if share > 0 and start != end:
         yield "Blend prompt", end.text
         yield "Blend negative prompt", end.negative or None
         yield "Blend share", f"{share:.6g}"
+        yield "Blend curve", "spherical" if spherical else None

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from sfumato.errors import RequestError
-from sfumato.pipeline.images import save_encoded
+from sfumato.pipeline.images import save_encoded, save_encoded_as
 
 INSTALL = "pip install 'sfumato[video]'"
 
@@ -49,6 +49,12 @@ def save(frames: Sequence[Image.Image], fps: float, infotext: str, folder: Path,
     check(file_format, fps)
     encode = partial(_ENCODERS[file_format], frames, fps, infotext)
     return save_encoded(encode, folder, "frames", file_format)
+
+
+def save_as(frames: Sequence[Image.Image], fps: float, infotext: str, path: Path, file_format: str) -> None:
+    """Write frames under this very name, in place of what has it; see `save`."""
+    check(file_format, fps)
+    save_encoded_as(partial(_ENCODERS[file_format], frames, fps, infotext), path)
 
 
 def _gif(frames: Sequence[Image.Image], fps: float, infotext: str, file: BinaryIO) -> None:
