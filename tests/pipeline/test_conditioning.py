@@ -172,3 +172,18 @@ def test_modes_differ_where_brackets_stand(reader: PromptReader) -> None:
     }
     assert torch.equal(texts["Ignore"], context(reader, "a cat"))
     assert len({round(float(each.abs().sum()), 3) for each in texts.values()}) == 4
+
+
+def test_a_prompt_as_one_vector_is_the_state_at_its_end(
+    reader: PromptReader, encoder: CLIPText, tokenizer: Tokenizer
+) -> None:
+    def end(text: str) -> torch.Tensor:
+        ids = tokenizer.encode(text)
+        return encoded(encoder, ids)[0, len(ids) + 1]
+
+    assert torch.allclose(reader.pooled("a cat"), end("a cat"), atol=1e-6)  # float32
+    assert torch.allclose(reader.pooled("a (cat:1.3) <lora:fur:1># x"), end("a cat"), atol=1e-6)
+    assert torch.allclose(reader.pooled("[dog:a cat:0.5]"), end("a cat"), atol=1e-6)
+    both = (end("a cat") + end("a dog")) / 2
+    for text in ("a cat AND a dog", "a cat BREAK a dog"):
+        assert torch.allclose(reader.pooled(text), both, atol=1e-6)

@@ -17,6 +17,7 @@ from typing import Literal, Self
 import torch
 
 from sfumato.app.alone import Alone
+from sfumato.app.atlas import Atlas
 from sfumato.app.board import Board
 from sfumato.app.crew import Crew
 from sfumato.app.database import Order, Place, Wish
@@ -85,6 +86,7 @@ class Engine:
         self.inputs, self.store, self.shelf = self._runner.inputs, self._runner.store, self._runner.shelf
         self.space = self._runner.space
         self.presets, self.pulls = Presets(database), Pulls(settings.models)
+        self.atlas = Atlas(database, self.shelf)
         self.standings = Standings(table=self._table, board=self.board)
         self._pace = Pace(self._table.past())
         self._maker = Maker(

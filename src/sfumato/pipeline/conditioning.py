@@ -17,7 +17,7 @@ from sfumato.diffusion.guidance import Contexts, ContextsAt, Part, needs_negativ
 from sfumato.errors import PromptError
 from sfumato.nn.clip_text import CLIPText
 from sfumato.text import chunks, grammar
-from sfumato.text.tokenizer import Tokenizer
+from sfumato.text.tokenizer import END_ID, Tokenizer
 from sfumato.types import EmphasisMode, Prompt
 
 REMEMBERED = 64  # encoded timelines kept, the least recently used forgotten
@@ -89,6 +89,26 @@ class PromptReader:
 
         still = all(len(each.contexts) == 1 for each in (*positive, *([negative] if negative else [])))
         return Script(contexts=at(0) if still else at, prompts=len(positive) + (negative is not None))
+
+    @torch.no_grad()
+    def pooled(self, text: str) -> Tensor:
+        """A prompt as one vector (E,): the encoder's state where the text ends.
+
+        Of several parts, and chunks of them, the mean; of what prompt editing makes, the last.
+
+        Raises PromptError: beyond the limits of the prompt language.
+        """
+        bare = grammar.split_tags(grammar.strip_comments(text))[0]
+        ids = [
+            chunk.ids
+            for part in grammar.split_parts(bare)
+            for chunk in chunks.split(
+                grammar.timeline(part.text, 1)[-1].text, self.tokenizer, pad_token=self.pad_token
+            )
+        ]
+        states = self._states(ids, 1)  # (N,T,E)
+        ends = torch.tensor([row.index(END_ID) for row in ids], device=states.device)
+        return states[torch.arange(len(ids), device=states.device), ends].float().mean(0)
 
     def _timeline(self, text: str, prompt: Prompt, calls: int, calls_before: int) -> Timeline:
         """Encode every text that `text` becomes in the course of the calls, in one go."""

@@ -118,7 +118,7 @@ def contact_sheet(walk: Walk, frames: Sequence[Result]) -> Image.Image:
     pictures = [frames[leg * walk.frames + place].image for leg in legs for place in places]
     legend = Legend(
         columns=[(Line(f"{place / walk.frames:.0%}"),) for place in places],
-        rows=[(Line(_label(here)), Line("↓"), Line(_label(there))) for here, there in walk.legs],
+        rows=[(Line(_label(here)), Line("to"), Line(_label(there))) for here, there in walk.legs],
     )
     return sheet(pictures, columns, legend)
 
