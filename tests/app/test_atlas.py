@@ -144,6 +144,12 @@ def test_a_map_is_drawn_anew_only_when_the_gallery_changes(
     again = atlas.map()
     assert again is not fresh
     np.testing.assert_array_equal(again.points, drawn.points)
+    gallery.restore(third)
+    gallery.trash(first)
+    before = atlas.map()
+    gallery.restore(first)
+    gallery.trash(second)
+    assert (before.ids, atlas.map().ids) == ((second, third), (first, third)), "as many, but others"
 
 
 def test_of_too_many_pictures_evenly_chosen_ones_are_shown(
