@@ -23,7 +23,9 @@ from sfumato.ui.results import Results
 from sfumato.ui.site import Load, Site, Visit
 from sfumato.ui.strings import t
 
-Finish = Callable[[Visit, Request, Sequence[Any]], Request]  # with the values of `bind`'s further inputs
+Finish = Callable[  # with the values of `bind`'s further inputs; more requests are jobs of one batch
+    [Visit, Request, Sequence[Any]], Request | Sequence[Request]
+]
 
 _TICKET = "(ticket, ...rest) => [ticket || String(Math.random()).slice(2), ...rest]"  # before it has come
 _SWAP = "(w, h) => [h, w]"
@@ -136,8 +138,9 @@ class Making:
 
         def send(visit: Visit, ticket: str, names: list[str], *values: Any) -> str:
             own = len(form.components)
-            request = finish(visit, self._styled(form.read(values[:own]), names), values[own:])
-            self._submit(visit, request, ticket)
+            made = finish(visit, self._styled(form.read(values[:own]), names), values[own:])
+            for place, request in enumerate([made] if isinstance(made, Request) else made):
+                self._submit(visit, request, f"{ticket}-{place}" if place else ticket)
             return new_ticket()
 
         inputs = [self.ticket, self.styles, *form.inputs, *extra]

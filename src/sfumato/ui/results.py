@@ -80,7 +80,8 @@ class Results:
         """The picture that is chosen. Raises RequestError: there is none yet."""
         made = self._made(visit, job_id, int(chosen))
         path = self.site.engine.settings.outputs / made.file
-        return Sent(image=path, infotext=made.infotext)
+        source = self.site.engine.job(job_id, visit.reader).request.source.image
+        return Sent(image=path, infotext=made.infotext, before=source if isinstance(source, Path) else None)
 
     def _made(self, visit: Visit, job_id: str, place: int) -> Made:
         if not job_id:

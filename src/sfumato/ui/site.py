@@ -52,6 +52,7 @@ class Sent:
 
     image: Path | None = None
     infotext: str = ""
+    before: Path | None = None  # the picture that it was made from
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,38 @@
 
 from __future__ import annotations
 
-from sfumato.ui.site import Builder
+from typing import Any
 
-build: Builder | None = None
+import gradio as gr
+from PIL import Image
+
+from sfumato.errors import RequestError
+from sfumato.pipeline.source import read_picture, resize
+from sfumato.ui.site import Inlet, Sent, Site, Visit
+from sfumato.ui.strings import t
+
+TAB = "compare"
+
+
+def build(site: Site) -> None:
+    """Make the tab here."""
+    gr.Markdown(t("help.compare"), elem_classes=["sf-help"])
+    slider = gr.ImageSlider(
+        label=t("compare.pictures"), format="png", type="filepath", image_mode=None, interactive=True,
+        elem_id="compare_slider", buttons=["fullscreen"], max_height=720,
+    )  # fmt: skip
+
+    def fill(visit: Visit, sent: Sent) -> list[Any]:
+        if sent.image is None:
+            raise RequestError(visit.say("no_picture"))
+        if sent.before is None:
+            raise RequestError(visit.say("no_before"))
+        return [pair(read_picture(sent.before), read_picture(sent.image))]
+
+    site.inlets[TAB] = Inlet(tab=TAB, outputs=[slider], fill=fill)
+
+
+def pair(before: Image.Image, after: Image.Image) -> tuple[Image.Image, Image.Image]:
+    """Both at the larger one's size, so that the same place lies under the same place."""
+    width, height = max(before.size, after.size, key=lambda size: size[0] * size[1])
+    return resize(before, width, height, "Just resize"), resize(after, width, height, "Just resize")
