@@ -41,7 +41,7 @@ from recipes.mini.colours import COLOURS
 from recipes.mini.compose import POSITIONS, STYLES, Pixels, Row, Sprites, article, compose, load
 from sfumato.diffusion.guidance import Contexts, Part
 from sfumato.nn.vae import AutoencoderKL
-from sfumato.pipeline.generate import generate, walk
+from sfumato.pipeline.generate import Walked, generate, walk
 from sfumato.pipeline.latents import decode
 from sfumato.pipeline.networks import Shown
 from sfumato.pipeline.opening import Opening
@@ -259,13 +259,13 @@ def draw(shelf: ModelShelf, prompts: Sequence[str], sampling: Sampling, batch: i
         yield from decode(last(steps), first.models.vae).numpy()
 
 
-def last(steps: Generator[Any, None, Tensor]) -> Tensor:
-    """Run a walk to its end and give what it returns."""
+def last(steps: Generator[Any, Any, Walked]) -> Tensor:
+    """Run a walk to its end and give the latents it leads to."""
     while True:
         try:
             next(steps)
         except StopIteration as stop:
-            return cast("Tensor", stop.value)
+            return cast("Walked", stop.value).latents
 
 
 def alone(shelf: ModelShelf, prompt: str, seed: int, sampling: Sampling) -> Pixels:
