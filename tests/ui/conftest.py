@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,23 +37,40 @@ def engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> I
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[str]:
+def serving(folder: Path, *options: str, processes: list[Any] | None = None) -> Iterator[str]:
     """A server as a process, with the page made; its address. It is killed at the end."""
-    command = [sys.executable, "-c", "from sfumato.cli import main; main()", "serve", "--port", "0"]
+    command = [sys.executable, "-c", "from sfumato.cli import main; main()", "serve"]
+    command += () if "--port" in options else ("--port", "0")
     command += ["--data", str(folder / "data"), "--output", str(folder / "outputs")]
     command += ["--models", str(folder / "models"), *options]
     environment = {**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config")}
     with (folder / "log").open("a") as log:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        if processes is not None:
+            processes.append(process)
         try:
             assert process.stdout is not None
-            address = process.stdout.readline().strip()
+            address = next(line.strip() for line in process.stdout if line.startswith("http"))
             while requests.get(address, timeout=300).status_code == 503:
                 assert process.poll() is None
             yield address
         finally:
             process.kill()
             process.communicate()
+
+
+def free_port() -> int:
+    """A port that nobody listens at just now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server for tests that leave nothing behind; its address."""
+    with serving(tmp_path_factory.mktemp("served")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

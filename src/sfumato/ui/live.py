@@ -66,7 +66,7 @@ def now(engine: Engine, visit: Visit, tab: str, preview: int = 0) -> dict[str, A
     if job.state == "queued":
         return told | {"line": visit.say("queued", ahead=job.position or 0, left=span(job.estimate))}
     progress = engine.progress(job.id)
-    if progress is None:
+    if progress is None or not progress.steps:
         return told | {"line": visit.say("starting")}
     if progress.preview is not None and progress.version != preview:
         packed = base64.b64encode(progress.preview).decode("ascii")

@@ -44,10 +44,7 @@ class Making:
             with gr.Column(scale=6, min_width=320):
                 for made in form.group("prompt"):
                     made.lines = 3
-                self.counter = gr.Textbox(
-                    interactive=False, label=t("prompt.tokens"), elem_id=f"{self.tab}_tokens", max_lines=1,
-                    elem_classes=["sf-counter"],
-                )  # fmt: skip
+                self.counter = gr.Markdown(elem_id=f"{self.tab}_tokens", elem_classes=["sf-counter"])
             with gr.Column(scale=2, min_width=220):
                 self.generate = gr.Button(
                     t("button.generate"), variant="primary", elem_id=f"{self.tab}_generate"
@@ -78,12 +75,14 @@ class Making:
     def size(self) -> None:
         """Make size, batch and guidance here."""
         with gr.Row():
-            with gr.Column(scale=4, min_width=220):
+            with gr.Column(scale=1, min_width=200):
                 width, height = self.form.group("size")
-            with gr.Column(scale=1, min_width=60):
-                swap = tool("⇅", "swap", self.tab)
-                lock = gr.Checkbox(label=t("size.lock"), elem_id=f"{self.tab}_lock", container=False)
-            with gr.Column(scale=3, min_width=180):
+                with gr.Row(elem_classes=["sf-beside"]):
+                    swap = tool("⇅", "swap", self.tab)
+                    lock = gr.Checkbox(
+                        label=t("size.lock"), elem_id=f"{self.tab}_lock", container=False, min_width=100
+                    )
+            with gr.Column(scale=1, min_width=200):
                 self.form.group("batch")
         self.form.group("guidance")
         ratio = gr.Number(value=0, visible="hidden", show_label=False)
@@ -112,7 +111,7 @@ class Making:
 
     def seed(self) -> None:
         """Make the seed and the variation here."""
-        with gr.Row(equal_height=True):
+        with gr.Row(elem_classes=["sf-beside"]):
             (seed,) = self.form.group("seed")
             dice = tool("⚄", "random_seed", self.tab)
             self.recycle = tool("♻", "recycle_seed", self.tab)
@@ -202,7 +201,7 @@ class Making:
             count_tokens(each, self.site.tokenizer, emphasis=emphasis, steps=int(steps))
             for each in (text, negative)
         ]
-        return "  ·  ".join(f"{each.used}/{each.limit}" for each in counts)
+        return visit.say("tokens", counts=" · ".join(f"{each.used}/{each.limit}" for each in counts))
 
     def _count_first(self, visit: Visit) -> str:
         return self._count(visit, "", "", "Original", 1, [])
