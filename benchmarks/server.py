@@ -79,6 +79,16 @@ class Served:
             raise SystemExit(f"{method} {path}: {answer.status} {content[:500]!r}")
         return content
 
+    def settle(self) -> None:
+        """Wait until the page is there, which is made after the start."""
+        status = 0
+        while status != 200:
+            time.sleep(0.5)
+            self.line.request("GET", "/")
+            answer = self.line.getresponse()
+            answer.read()
+            status = answer.status
+
 
 @contextmanager
 def serving(home: Path, python: tuple[str, ...] = (), errors: int | None = None) -> Iterator[Served]:
@@ -111,6 +121,7 @@ def serving(home: Path, python: tuple[str, ...] = (), errors: int | None = None)
 def overhead(home: Path, size: Size) -> dict[str, Any]:
     """One picture, by the server and without it."""
     with serving(home) as server:
+        server.settle()
         shelf = ModelShelf(home / "models", device="cpu")
         models = shelf.load(ModelChoice())
         side = models.spec.native_size
@@ -206,6 +217,7 @@ def crowd(home: Path, size: Size) -> dict[str, Any]:
     crowded: list[Made] = []
     alone: list[Made] = []
     with serving(home) as server:
+        server.settle()
         timing.in_turn(
             lambda: crowded.append(make(server, size, True)),
             lambda: alone.append(make(server, size, False)),

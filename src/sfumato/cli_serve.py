@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from typing import TYPE_CHECKING, Annotated
@@ -80,6 +81,7 @@ def serve(
         )
         if work:
             threading.Thread(target=_warm, args=(engine,), daemon=True, name="warm").start()
+        gc.freeze()  # what was imported stays: to look for garbage in it would halt everything for a moment
         Server(config, leaving, grace, typer.echo, interface).run()
     finally:
         engine.close(leaving.left if leaving.now else 0.0)
@@ -97,7 +99,9 @@ def _page_of(engine: Engine) -> Make:
         }
         from sfumato.ui.mount import open_page
 
-        return open_page(engine, outer, otherwise, uploads)
+        page = open_page(engine, outer, otherwise, uploads)
+        gc.freeze()
+        return page
 
     return make
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -29,6 +30,7 @@ def worker(options: Options, grace: Grace = 30.0) -> None:
     engine = Engine(settings, "worker")
     try:
         engine.start()
+        gc.freeze()  # what was imported stays
         typer.echo(f"{engine.worker} is ready")
         while not leaving.wait(1.0):
             pass

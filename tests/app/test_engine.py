@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
@@ -111,6 +113,26 @@ def test_owners_take_turns(engine: Engine) -> None:
     order = [job.id for job in sorted(ended, key=lambda job: job.started or 0)]
     assert order[0] == urgent.id
     assert max(order.index(job.id) for job in few) <= 4
+
+
+def test_jobs_that_the_queue_hands_out_together_are_made_one_after_another(settings: Settings) -> None:
+    engine = Engine(settings)
+    engine.start(listen=False)
+    try:
+        jobs = [engine.submit(request(seed=seed)) for seed in range(3)]
+        threads = [Thread(target=engine._maker.work, args=(job.id, engine._runner)) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(600)
+        made = sorted((engine.job(job.id) for job in jobs), key=lambda job: job.started or 0)
+        assert [job.state for job in made] == ["done"] * 3
+        for earlier, later in pairwise(made):
+            assert earlier.finished is not None
+            assert later.started is not None
+            assert earlier.finished <= later.started
+    finally:
+        engine.close()
 
 
 def test_a_full_queue_says_when_to_come_back(settings: Settings) -> None:

@@ -1,10 +1,15 @@
 """Readers of a job: each at its own pace, none of them held up by another, nothing kept for the slow."""
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
 
+from sfumato.app.board import Board
+from sfumato.app.engine import Engine
 from sfumato.app.jobs import Event, Job, Made, Progress
-from sfumato.server.feeds import Feed
+from sfumato.server.desk import Leaving
+from sfumato.server.feeds import SHARE, Feed, Feeds
 from sfumato.types import Request
 
 JOB = Job(id="a", number=1, owner="o", kind="txt2img", request=Request())
@@ -69,3 +74,27 @@ def test_a_thousand_readers_see_the_same() -> None:
         return len({tuple(await each) for each in readers})
 
     assert asyncio.run(read()) == 1
+
+
+def test_many_readers_are_told_less_often_and_an_end_at_once() -> None:
+    rests: list[float] = []
+
+    class Told(Board):
+        def wait_for(self, job: str, version: int, timeout: float) -> None:
+            assert (job, version) == ("a", self.touched("a"))  # a change from now on ends the rest
+            rests.append(timeout)
+
+    class Watched:
+        board = Told()
+
+        def watch(self, job_id: str, **_: object) -> Iterator[Event]:
+            yield from (Event(kind="state", job=replace(JOB, state=state)) for state in ("running", "done"))
+
+    Watched.board.touch("a")
+    feeds, feed = Feeds(cast(Engine, Watched()), Leaving()), Feed(JOB)
+    for readers in (1, 50):
+        feed._readers = {asyncio.Event(): asyncio.new_event_loop() for _ in range(readers)}
+        feeds._follow(feed)
+        for loop in feed._readers.values():
+            loop.close()
+    assert rests == [SHARE, SHARE, 50 * SHARE, 50 * SHARE]

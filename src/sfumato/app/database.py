@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
@@ -192,16 +192,18 @@ class JobTable:
                 work={checkpoint or "": float(units) for checkpoint, _, units in rows},
             )
 
-    def places(self) -> dict[str, Place]:
-        """Where every waiting job stands, by id, in order."""
+    def places(self, job_ids: Collection[str]) -> dict[str, Place]:
+        """Where those of these jobs stand that wait, by id."""
         wanted = sa.select(JOBS.c.id, JOBS.c.checkpoint, JOBS.c.units).where(JOBS.c.state == "queued")
         places: dict[str, Place] = {}
         before: dict[str, float] = {}
         with self._begin() as db:
-            for position, (job_id, checkpoint, units) in enumerate(db.execute(wanted.order_by(*ORDER))):
-                places[job_id] = Place(position=position, work=before)
-                name = checkpoint or ""
-                before = before | {name: before.get(name, 0.0) + units}
+            rows = db.execute(wanted.order_by(*ORDER)).all()
+        for position, (job_id, checkpoint, units) in enumerate(rows):
+            if job_id in job_ids:
+                places[job_id] = Place(position=position, work=dict(before))
+            name = checkpoint or ""
+            before[name] = before.get(name, 0.0) + units
         return places
 
     def waiting_work(self) -> dict[str, float]:

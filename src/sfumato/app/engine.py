@@ -284,7 +284,7 @@ class Engine:
         page = self._table.page(owner=owner, states=states, before=before, limit=limit)
         if all(job.ended for job in page):
             return page
-        places, busy = self._table.places(), self._busy()
+        places, busy = self._table.places({job.id for job in page}), self._busy()
         return [self._placed(job, places.get(job.id, Place()), busy) for job in page]
 
     def waiting(self) -> int:
@@ -394,7 +394,7 @@ class Engine:
                 yield Event(kind="state", job=fresh)
             job = fresh
             if not job.ended:
-                time.sleep(every)
+                self.board.wait_for(job_id, version, every)
 
     def _halt(self, job_id: str, owner: str | None, halt: Wish) -> Job:
         job = self._table.get(job_id, owner)

@@ -42,6 +42,7 @@ class Maker:
     _halts: dict[str, Halt] = field(default_factory=dict)
     _draining: threading.Event = field(default_factory=threading.Event)
     _left: threading.Event = field(default_factory=threading.Event)
+    _turn: threading.Lock = field(default_factory=threading.Lock)  # of one job at a time
     _idle: threading.Condition = field(default_factory=threading.Condition)
     _busy: str | None = None
 
@@ -89,6 +90,10 @@ class Maker:
 
     def work(self, job_id: str, runner: Runner) -> str:
         """Make a job, called by the queue; how it ended. Raises Unfinished: another process has to go on."""
+        with self._turn:  # the queue may hand one out before it has seen that another runs
+            return self._work(job_id, runner)
+
+    def _work(self, job_id: str, runner: Runner) -> str:
         if self.draining:
             self._give_back(job_id)
         attempt = self._insist(job_id, lambda: self.table.start(job_id, self.worker))

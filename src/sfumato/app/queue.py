@@ -25,7 +25,7 @@ NAME = "sfumato"
 QUEUE = "generate"
 WORKFLOW = "make"
 FORM = "1"  # of the workflow, not of the program: a new program ends what an old one has begun
-SOON = 0.005  # seconds from the look after the bell to the next; each that follows takes twice as long
+SOON = 0.02  # seconds from the look after the bell to the next; each that follows takes twice as long
 TURNS = 10**8  # turns that each priority has room for
 
 Work = Callable[[str], str]

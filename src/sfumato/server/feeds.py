@@ -21,6 +21,7 @@ from sfumato.server.kept import Kept
 log = logging.getLogger(__name__)
 
 MAX_FEEDS = 256  # jobs that are followed at once
+SHARE = 0.01  # seconds that each reader adds between two words: a hundred a second for all of a job together
 BEAT = 15.0  # seconds of silence after which a reader is told that nothing has happened
 
 
@@ -121,6 +122,7 @@ class Feeds:
         try:
             for event in self._engine.watch(feed.job.id):
                 feed.put(event)
+                self._rest(feed)
                 idle = 0 if feed.readers else idle + 1
                 if self._leaving.now or idle > 10:  # the first reader may still be on its way
                     break
@@ -130,3 +132,8 @@ class Feeds:
             with self._lock:
                 self._feeds.pop(feed.job.id, None)
             feed.put(None)
+
+    def _rest(self, feed: Feed) -> None:
+        """Leave the sampling alone for a while, the longer the more are told; an end is told at once."""
+        board = self._engine.board
+        board.wait_for(feed.job.id, board.touched(feed.job.id), SHARE * feed.readers)
