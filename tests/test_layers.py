@@ -40,7 +40,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 def part(path: Path) -> str:
     """Name the part of the layout a file belongs to."""
     top = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    return "cli" if top.startswith("cli") else top
+    return "cli" if top.startswith("cli") or top == "__main__" else top
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """The command line. Each command hands its options to a function and shows what comes back.
 
-Pictures, paths and answers go to standard output, progress and errors to standard error. A `SfumatoError`
-ends a command with one line and exit code 2, Ctrl-C within one step with exit code 130. Nothing heavier than
-the argument parser is imported before a command runs.
+Pictures, paths and answers go to standard output, progress and errors to standard error. Exit codes: 0 all is
+well, 1 a part of it is not (a picture of a folder, a thing that `doctor` misses), 2 refused in one line (a
+`SfumatoError`), 130 Ctrl-C, within one step, 143 SIGTERM. Nothing heavier than the argument parser is
+imported before a command runs.
 """
 
 from __future__ import annotations
@@ -286,6 +287,9 @@ def run(arguments: list[str]) -> int:
         return code
     except SfumatoError as error:
         message = str(error)
+    except typer.Abort:  # Ctrl-C at a question
+        typer.echo("stopped", err=True)
+        return STOPPED
     except typer.TyperException as error:
         message = error.format_message()
         if message.startswith("Usage:"):  # the help of a group that was given no command

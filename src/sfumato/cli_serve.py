@@ -49,8 +49,8 @@ def serve(
     import uvicorn
 
     from sfumato.app.engine import Engine
+    from sfumato.app.leaving import Leaving
     from sfumato.server.app import create_app
-    from sfumato.server.desk import Leaving
     from sfumato.server.gate import add_guard
     from sfumato.server.interface import Interface
     from sfumato.server.logs import log_json
@@ -60,7 +60,8 @@ def serve(
     engine = Engine(settings, "both" if work else "server")
     if json_logs:
         log_json()
-    leaving = Leaving(engine.drain)
+    leaving = Leaving(engine.drain, grace)
+    leaving.listen()
     try:
         engine.start()
         app = create_app(engine, leaving)
@@ -82,9 +83,9 @@ def serve(
         if work:
             threading.Thread(target=_warm, args=(engine,), daemon=True, name="warm").start()
         gc.freeze()  # what was imported stays: to look for garbage in it would halt everything for a moment
-        Server(config, leaving, grace, typer.echo, interface).run()
+        Server(config, leaving, typer.echo, engine.works, interface).run()
     finally:
-        engine.close(leaving.left if leaving.now else 0.0)
+        engine.close()
 
 
 def _page_of(engine: Engine) -> Make:

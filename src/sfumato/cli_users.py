@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from sfumato.cli_options import Options, with_server_data
+from sfumato.errors import RequestError
 
 Name = Annotated[str, typer.Argument(help="Letters, digits and . _ @ -", metavar="NAME")]
+PasswordStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from standard input, one line.")
+]
 Admin = Annotated[bool, typer.Option("--admin/--no-admin", help="Sees everybody's jobs, and the metrics.")]
 
 
@@ -26,17 +31,20 @@ def show(options: Options) -> None:
     """List the users, their roles, and what they come in with."""
     from sfumato.server.accounts import read_users
 
-    for user in read_users(options.settings().data).values():
+    users = read_users(options.settings().data)
+    if not users:
+        typer.echo("nobody yet; make one with: sfumato users add NAME", err=True)
+    for user in users.values():
         means = [name for name in ("password", "token") if getattr(user, name)]
         typer.echo(f"{user.name}\t{user.role}\t{', '.join(means) or 'neither password nor token'}")
 
 
 @with_server_data
-def add(options: Options, name: Name, admin: Admin = False) -> None:
+def add(options: Options, name: Name, admin: Admin = False, password_stdin: PasswordStdin = False) -> None:
     """Make a user, or give one another role or password; asks for the password."""
     from sfumato.server.accounts import change_user
 
-    password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    password = _password(by_pipe=password_stdin)
     user = change_user(options.settings().data, name, "admin" if admin else "user", password)
     typer.echo(f"{user.name}\t{user.role}")
 
@@ -56,3 +64,13 @@ def remove(options: Options, name: Name) -> None:
 
     remove_user(options.settings().data, name)
     typer.echo(f"{name} is removed")
+
+
+def _password(*, by_pipe: bool) -> str:
+    """The new password, asked for twice, or read once. Raises RequestError: nobody is there to be asked."""
+    if by_pipe:
+        return sys.stdin.readline().rstrip("\r\n")
+    if not sys.stdin.isatty():
+        raise RequestError("no terminal to ask for the password at; pipe it in with --password-stdin")
+    password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    return password

@@ -13,6 +13,7 @@
     ├── OutputError             a picture or file that could not be written or read
     ├── TrainingError           data, configuration or arithmetic that stops a training run
     ├── QueueFullError          as many jobs wait as may; says when to come back
+    │   └── ClosingError        the server is about to stop; says when to come back
     ├── JobNotFoundError        no such job, or somebody else's
     ├── PictureNotFoundError    no such picture in the gallery, or somebody else's
     ├── ConflictError           a key that stands for something else already, or a folder in use
@@ -78,6 +79,10 @@ class QueueFullError(SfumatoError):
         """Say in how many seconds it is worth coming back."""
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ClosingError(QueueFullError):
+    """The server is about to stop and takes nothing more in."""
 
 
 class JobNotFoundError(SfumatoError, LookupError):

@@ -18,7 +18,7 @@ from sfumato.app.engine import Engine
 from sfumato.app.gallery_table import Filter
 from sfumato.app.jobs import Job
 from sfumato.app.settings import Settings
-from sfumato.errors import ConflictError, JobNotFoundError, QueueFullError, StorageError
+from sfumato.errors import ClosingError, ConflictError, JobNotFoundError, QueueFullError, StorageError
 from sfumato.pipeline.images import read_infotext
 from sfumato.types import Canvas, Prompt, Request, Sampling, Source
 
@@ -143,6 +143,13 @@ def test_a_full_queue_says_when_to_come_back(settings: Settings) -> None:
         with pytest.raises(QueueFullError, match="wait already") as refused:
             engine.submit(request())
         assert refused.value.retry_after >= 1
+
+
+def test_an_engine_that_is_closing_takes_nothing_more_in(engine: Engine) -> None:
+    engine.drain()
+    with pytest.raises(ClosingError) as refused:
+        engine.submit(request())
+    assert refused.value.retry_after > 0
 
 
 def test_a_request_that_cannot_be_made_fails_in_words_and_the_next_is_made(engine: Engine) -> None:

@@ -12,8 +12,8 @@ import webuiapi
 from PIL import Image
 
 from sfumato.app.engine import Engine
+from sfumato.app.leaving import Leaving
 from sfumato.server.app import create_app
-from sfumato.server.desk import Leaving
 from sfumato.server.serving import Server
 
 RED, MASK = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 255)
@@ -24,7 +24,7 @@ SMALL = {"steps": 2, "width": 64, "height": 64, "seed": 3}
 def api(engine: Engine) -> Iterator[webuiapi.WebUIApi]:
     said: list[str] = []
     config = uvicorn.Config(create_app(engine), port=0, log_level="warning")
-    server = Server(config, Leaving(), 0.0, said.append)
+    server = Server(config, Leaving(), said.append)
     thread = Thread(target=server.run)
     thread.start()
     while not said:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -33,7 +33,14 @@ from sfumato.app.settings import Settings
 from sfumato.app.standing import Standings
 from sfumato.app.storage import connect, database_url
 from sfumato.app.tenancy import claim
-from sfumato.errors import ConflictError, OutputError, QueueFullError, RequestError, WorkLimitError
+from sfumato.errors import (
+    ClosingError,
+    ConflictError,
+    OutputError,
+    QueueFullError,
+    RequestError,
+    WorkLimitError,
+)
 from sfumato.pipeline.plan import draw_seed
 from sfumato.types import Picture, Request
 
@@ -59,8 +66,10 @@ class Engine:
             StorageError: the database is damaged or out of reach, or the data folder cannot be written.
             RequestError: no such device, dtype or store here; no database_url for a role alone.
         """
-        if role != "both" and settings.database_url is None:
-            raise RequestError(f"a {role} by itself needs a database that others reach; give --database-url")
+        if role != "both" and not (settings.database_url or "").startswith("postgresql"):
+            raise RequestError(
+                f"a {role} by itself needs a database that others reach; give --database-url postgresql://…"
+            )
         self.settings = settings
         self._role = role
         self._lock, worker = claim(settings.data, alone=role != "worker")
@@ -141,16 +150,13 @@ class Engine:
         """Take nothing more in and begin nothing more; what runs goes on."""
         self._maker.drain()
 
-    def close(self, grace: float = 0.0) -> None:
-        """Take nothing more in, give the running job some time, and let go of everything.
+    def close(self) -> None:
+        """Take nothing more in, stop what runs at its next step, and let go of everything.
 
-        A job that is not done by then is begun again at the next start, with the pictures it has.
-
-        Args:
-            grace: seconds.
+        The job that was not done is begun again at the next start, with the pictures it has.
         """
         self.pulls.close()
-        self._maker.finish(grace)
+        self._maker.finish()
         self._queue.stop()
         self._maker.leave()
         self._crew.stop()
@@ -190,18 +196,17 @@ class Engine:
             script: what is done with the request beside making it.
 
         Raises:
-            QueueFullError: as many jobs wait as may.
+            QueueFullError: as many jobs wait as may. ClosingError: the engine is closing.
             QuotaError: the owner's files take as much of the disk as they may.
             ConflictError: the key stands for another request.
-            RequestError: a priority out of range, or the engine is closing.
-            WorkLimitError: more than one job may ask for.
+            RequestError: a priority out of range. WorkLimitError: more than one job may ask for.
         """
         if not LOWEST <= priority <= HIGHEST:
             raise RequestError(f"priority={priority} is outside {LOWEST} to {HIGHEST}")
         if key is not None and not (0 < len(key) <= MAX_KEY and key.isprintable()):
             raise RequestError(f"a key of {len(key)} characters; expected 1 to {MAX_KEY} printable ones")
         if self._maker.draining:
-            raise QueueFullError("the server is shutting down; try again in a minute", retry_after=60)
+            raise ClosingError("the server is stopping; try again in a minute", retry_after=60)
         settled = settled_seeds(request, key)
         units, most = _units(settled, script), 1000 * self.settings.job_limit
         if units > most:
@@ -361,7 +366,14 @@ class Engine:
                 return job
             self.board.wait_for(job_id, version, left)
 
-    def watch(self, job_id: str, owner: str | None = None, every: float = 0.2) -> Iterator[Event]:
+    def watch(
+        self,
+        job_id: str,
+        owner: str | None = None,
+        *,
+        every: float = 0.2,
+        leave: Callable[[Job], bool] = lambda job: False,
+    ) -> Iterator[Event]:
         """What happens to a job, until it has ended.
 
         The reader's pace is its own: between two reads only the newest progress is kept.
@@ -370,6 +382,7 @@ class Engine:
             job_id: of the job.
             owner: whose it has to be; None = anybody's.
             every: seconds between two looks, at least.
+            leave: whether to look no more at a job that has not ended; asked every `LOOK` seconds.
 
         Raises:
             JobNotFoundError: none, or another owner's.
@@ -378,7 +391,7 @@ class Engine:
         job = self.job(job_id, owner)
         yield Event(kind="state", job=job)
         seen, shown = len(job.made), 0
-        while not job.ended:
+        while not (job.ended or leave(job)):
             before, version = version, self.board.wait(version, LOOK)
             fresh = job
             if self.board.touched(job_id) > before or time.monotonic() - looked >= LOOK:

@@ -60,11 +60,11 @@ class Maker:
         """Begin nothing more; what runs goes on."""
         self._draining.set()
 
-    def finish(self, grace: float) -> None:
-        """Begin nothing more, and stop what runs after `grace` seconds."""
+    def finish(self) -> None:
+        """Begin nothing more, and stop what runs at its next step."""
         self.drain()
         with self._idle:
-            if not self._idle.wait_for(lambda: self._busy is None, grace) and self._busy:
+            if self._busy is not None:
                 self._halts[self._busy] = "stop"
             self._idle.wait_for(lambda: self._busy is None, STOP)
 

@@ -9,9 +9,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sfumato import __version__
 from sfumato.app.engine import Engine
+from sfumato.app.leaving import Leaving
 from sfumato.server import document, gallery, internal, jobs, login, openai, sdapi, sdapi_lists
 from sfumato.server.catalogue import Catalogue
-from sfumato.server.desk import Desk, Leaving
+from sfumato.server.desk import Desk
 from sfumato.server.errors import SafeJSONResponse, add_handlers
 from sfumato.server.feeds import Feeds
 from sfumato.server.fetch import Fetcher

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from sfumato.app.engine import Engine
 from sfumato.app.jobs import Job
+from sfumato.app.leaving import Leaving
 from sfumato.app.standing import Standing
 from sfumato.pipeline.faces import RESTORERS, find_restorer
 from sfumato.server.catalogue import Catalogue
@@ -28,33 +27,6 @@ from sfumato.text.styles import Style, find_styles
 WAITERS = 512  # requests that wait for their pictures at once; more wait for their turn to wait
 TASKS = 2000  # names of tasks that are remembered
 LOOK = 0.5  # seconds between two looks at whether the server is leaving
-
-
-class Leaving:
-    """Whether the server is about to stop, and until when it waits for what runs."""
-
-    def __init__(self, drain: Callable[[], object] = lambda: None) -> None:
-        """Not yet; `drain` is called when it begins."""
-        self._drain = drain
-        self._until: float | None = None
-        self._lock = threading.Lock()
-
-    def begin(self, grace: float) -> None:
-        """Wait for what runs, for `grace` seconds at most; the earliest end counts."""
-        with self._lock:
-            until = time.monotonic() + grace
-            self._until = until if self._until is None else min(self._until, until)
-        self._drain()
-
-    @property
-    def now(self) -> bool:
-        """Whether the server is about to stop."""
-        return self._until is not None
-
-    @property
-    def left(self) -> float:
-        """Seconds that what runs still has."""
-        return max(0.0, self._until - time.monotonic()) if self._until is not None else float("inf")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -107,7 +79,9 @@ class Desk:
                 return job
             if self.leaving.now and (job.state == "queued" or not self.leaving.left):
                 raise HTTPException(
-                    503, f"the server is stopping; job {job_id} is kept and made when it starts again"
+                    503,
+                    f"the server is stopping; job {job_id} is kept and made when it starts again",
+                    {"Retry-After": "60"},
                 )
 
     async def standing(self, owner: str) -> Standing:

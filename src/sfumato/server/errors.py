@@ -33,6 +33,7 @@ STATUSES: Mapping[str, int] = MappingProxyType(  # of an error's class
         "OutOfMemoryError": 413,
         "OutputError": 422,  # a picture that was sent cannot be read
         "QueueFullError": 429,
+        "ClosingError": 503,
         "QuotaError": 507,
         "ConflictError": 409,
         "StorageError": 503,

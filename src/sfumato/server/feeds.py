@@ -14,8 +14,8 @@ from contextlib import suppress
 
 from sfumato.app.engine import Engine
 from sfumato.app.jobs import Event, Job, Progress
+from sfumato.app.leaving import Leaving
 from sfumato.errors import QueueFullError, SfumatoError
-from sfumato.server.desk import Leaving
 from sfumato.server.kept import Kept
 
 log = logging.getLogger(__name__)
@@ -120,11 +120,11 @@ class Feeds:
     def _follow(self, feed: Feed) -> None:
         idle = 0
         try:
-            for event in self._engine.watch(feed.job.id):
+            for event in self._engine.watch(feed.job.id, leave=self._leaves):
                 feed.put(event)
                 self._rest(feed)
                 idle = 0 if feed.readers else idle + 1
-                if self._leaving.now or idle > 10:  # the first reader may still be on its way
+                if idle > 10:  # the first reader may still be on its way
                     break
         except SfumatoError as error:
             log.warning("a job is followed no more: %s", error, extra={"job": feed.job.id})
@@ -137,3 +137,7 @@ class Feeds:
         """Leave the sampling alone for a while, the longer the more are told; an end is told at once."""
         board = self._engine.board
         board.wait_for(feed.job.id, board.touched(feed.job.id), SHARE * feed.readers)
+
+    def _leaves(self, job: Job) -> bool:
+        """Whether nothing more will come of a job before the server has stopped."""
+        return self._leaving.now and (job.state == "queued" or not self._leaving.left)

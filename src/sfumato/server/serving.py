@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 
-from sfumato.server.desk import Leaving
+from sfumato.app.leaving import Leaving
 from sfumato.server.interface import Interface
+
+LINGER = 2.0  # seconds after the last picture in which those who look now and then may still fetch it
 
 
 class Server(uvicorn.Server):
@@ -20,8 +23,8 @@ class Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         leaving: Leaving,
-        grace: float,
         say: Callable[[str], object],
+        works: Callable[[], bool] = lambda: False,
         interface: Interface | None = None,
     ) -> None:
         """Get ready.
@@ -29,20 +32,28 @@ class Server(uvicorn.Server):
         Args:
             config: what to serve, and where.
             leaving: told when a signal comes.
-            grace: seconds that what runs has then.
             say: tells the address.
+            works: whether something runs that is worth waiting for.
             interface: made when the server answers; None = there is none.
         """
         super().__init__(config)
-        self._leaving, self._grace, self._say = leaving, grace, say
+        self._leaving, self._say, self._works = leaving, say, works
+        self._needed = 0.0  # until when
         self._interface = interface
         self._opening: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to leave, or hasten."""
-        self.force_exit = self._leaving.now and not self._leaving.left
-        self._leaving.begin(0.0 if self.should_exit else self._grace)
-        self.should_exit = True
+        self._leaving.told(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop serving: not while what runs may be finished, for its clients look at it."""
+        if self._leaving.now:
+            now = time.monotonic()
+            if self._works():
+                self._needed = now + LINGER
+            self.should_exit = not self._leaving.left or now >= self._needed
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""
