@@ -137,8 +137,10 @@ def test_jobs_that_the_queue_hands_out_together_are_made_one_after_another(setti
 
 def test_a_full_queue_says_when_to_come_back(settings: Settings) -> None:
     with Engine(settings.model_copy(update={"queue_limit": 2})) as engine:
-        engine.submit(request(steps=300))
-        while len(engine.jobs(states=["queued"])) < 2:
+        running = engine.submit(request(steps=900))
+        while engine.job(running.id).state == "queued":
+            pass
+        for _ in range(2):
             engine.submit(request())
         with pytest.raises(QueueFullError, match="wait already") as refused:
             engine.submit(request())

@@ -10,8 +10,8 @@ import pytest
 import uvicorn
 
 from sfumato.app.engine import Engine
+from sfumato.app.leaving import Leaving
 from sfumato.server.app import create_app
-from sfumato.server.desk import Leaving
 from sfumato.server.gate import add_guard
 from sfumato.server.serving import Server
 
@@ -29,7 +29,7 @@ def port(engine: Engine) -> Iterator[int]:
         ready.append(address)
         listening.set()
 
-    server = Server(config, Leaving(), 0.0, say)
+    server = Server(config, Leaving(), say)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     assert listening.wait(60)
