@@ -16,14 +16,16 @@ from torch import Tensor
 from sfumato.diffusion.guidance import Contexts, ContextsAt, Part, needs_negative
 from sfumato.errors import PromptError
 from sfumato.nn.clip_text import CLIPText
+from sfumato.pipeline.adapters import NOTHING, Worn
 from sfumato.text import chunks, grammar
 from sfumato.text.tokenizer import END_ID, Tokenizer
 from sfumato.types import EmphasisMode, Prompt
+from sfumato.weights.adapters.apply import Adapted
 
 REMEMBERED = 64  # encoded timelines kept, the least recently used forgotten
 TEXTS_AT_ONCE = 16  # through the encoder
 
-Key = tuple[tuple[str, ...], int, EmphasisMode]
+Key = tuple[tuple[str, ...], int, EmphasisMode, tuple[object, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +34,7 @@ class Script:
 
     contexts: Contexts | ContextsAt
     prompts: int  # that go through the network at each call: AND parts and the negative prompt
+    worn: Worn = NOTHING  # by the networks that see it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,11 +55,20 @@ class PromptReader:
     def __init__(self, encoder: CLIPText, tokenizer: Tokenizer, pad_token: int) -> None:
         """Take the encoder in whatever dtype and on whatever device its weights are."""
         self.encoder = encoder
+        self.adapted = Adapted(encoder)
         self.tokenizer = tokenizer
         self.pad_token = pad_token
         self._remembered: OrderedDict[Key, dict[str, Tensor]] = OrderedDict()
 
-    def read(self, prompt: Prompt, calls: int, guidance: float, *, calls_before: int = 0) -> Script:
+    def read(
+        self,
+        prompt: Prompt,
+        calls: int,
+        guidance: float,
+        *,
+        calls_before: int = 0,
+        worn: Worn | None = None,
+    ) -> Script:
         """Read both prompts.
 
         Args:
@@ -64,19 +76,23 @@ class PromptReader:
             calls: of the denoiser in a run; the length of the timeline that prompt editing divides.
             guidance: scale s; at 1 the negative prompt is not even encoded.
             calls_before: of the first pass, where this is the second: the timeline goes on from there.
+            worn: what the prompt's network tags ask for; None = tags are refused.
 
         Raises:
             PromptError: beyond the limits of the prompt language, or asking for what does not exist.
         """
         text, tags = grammar.split_tags(grammar.strip_comments(prompt.text))
-        if tags:
-            raise PromptError(f"{tags[0]} asks for an extra network; none can be loaded yet: remove the tag")
+        if tags and worn is None:
+            raise PromptError(f"{tags[0]} asks for an extra network, which cannot be used here: remove it")
+        worn = worn or NOTHING
+        self.adapted.use(worn.text)
         parts = grammar.split_parts(text)
         weights = [part.weight for part in parts]
-        positive = [self._timeline(part.text, prompt, calls, calls_before) for part in parts]
+        positive = [self._timeline(part.text, prompt, calls, calls_before, worn) for part in parts]
         negative = None
         if needs_negative(guidance, weights):
-            negative = self._timeline(grammar.strip_comments(prompt.negative), prompt, calls, calls_before)
+            text = grammar.strip_comments(prompt.negative)
+            negative = self._timeline(text, prompt, calls, calls_before, worn)
 
         def at(call: int) -> Contexts:
             return Contexts(
@@ -88,7 +104,8 @@ class PromptReader:
             )
 
         still = all(len(each.contexts) == 1 for each in (*positive, *([negative] if negative else [])))
-        return Script(contexts=at(0) if still else at, prompts=len(positive) + (negative is not None))
+        prompts = len(positive) + (negative is not None)
+        return Script(contexts=at(0) if still else at, prompts=prompts, worn=worn)
 
     @torch.no_grad()
     def pooled(self, text: str) -> Tensor:
@@ -110,17 +127,17 @@ class PromptReader:
         ends = torch.tensor([row.index(END_ID) for row in ids], device=states.device)
         return states[torch.arange(len(ids), device=states.device), ends].float().mean(0)
 
-    def _timeline(self, text: str, prompt: Prompt, calls: int, calls_before: int) -> Timeline:
+    def _timeline(self, text: str, prompt: Prompt, calls: int, calls_before: int, worn: Worn) -> Timeline:
         """Encode every text that `text` becomes in the course of the calls, in one go."""
         entries = grammar.timeline(text, calls, first_pass=calls_before)
-        encoded = self._encoded(tuple(entry.text for entry in entries), prompt)
+        encoded = self._encoded(tuple(entry.text for entry in entries), prompt, worn)
         return Timeline(
             lasts=tuple(entry.last for entry in entries),
             contexts=tuple(encoded[entry.text] for entry in entries),
         )
 
-    def _encoded(self, texts: tuple[str, ...], prompt: Prompt) -> dict[str, Tensor]:
-        key = (texts, prompt.clip_skip, prompt.emphasis)
+    def _encoded(self, texts: tuple[str, ...], prompt: Prompt, worn: Worn) -> dict[str, Tensor]:
+        key = (texts, prompt.clip_skip, prompt.emphasis, tuple(use.key for use in worn.text))
         if key not in self._remembered:
             self._remembered[key] = self._encode(Counter(texts), prompt)
         self._remembered.move_to_end(key)

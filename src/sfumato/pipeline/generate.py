@@ -197,7 +197,7 @@ def finish(plan: Plan, index: int, latents: Tensor, opening: Opening, began: flo
             request,
             model_hash=models.sha256,
             vae_hash=models.vae_sha256,
-            extra=(*opening.extra, *models.circumstances),
+            extra=(*opening.extra, *plan.networks, *models.circumstances),
         ),
         index=index,
         seconds=time.perf_counter() - began,

@@ -25,6 +25,7 @@ from sfumato.pipeline.conditioning import PromptReader
 from sfumato.text.tokenizer import Tokenizer
 from sfumato.types import Prediction
 from sfumato.weights import store
+from sfumato.weights.adapters.apply import Adapted, Use
 from sfumato.weights.files import file_sha256
 from sfumato.weights.load import Checkpoint, load_checkpoint
 from sfumato.weights.specs import ModelSpec
@@ -41,6 +42,7 @@ class Models:
     checkpoint: Checkpoint
     vae_path: Path | None  # of another autoencoder in place of the checkpoint's own
     reader: PromptReader
+    adapted: Adapted  # the U-Net
     device: torch.device
     dtype: torch.dtype
 
@@ -90,11 +92,22 @@ class Models:
         """The noise levels it was trained on."""
         return sd_noise_levels(zero_snr=self.spec.zero_terminal_snr)
 
-    def predict(self, x: Tensor, timesteps: Tensor, context: Tensor, *, wraps: bool = False) -> Tensor:
+    def predict(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        *,
+        wraps: bool = False,
+        uses: tuple[Use, ...] = (),
+        on_the_fly: bool = False,
+    ) -> Tensor:
         """The U-Net as samplers see it: float32 latents (B,C,H,W) in, a prediction of its own dtype out.
 
-        Where it `wraps`, opposite edges of the latents meet.
+        Where it `wraps`, opposite edges of the latents meet. `uses` are the adapters it wears for this call
+        and no other; see `Adapted.use`.
         """
+        self.adapted.use(uses, on_the_fly=on_the_fly)
         x = x.to(self.dtype, memory_format=torch.channels_last)
         unet: UNet = self.checkpoint.unet
         with seamless(unet, wraps):
@@ -128,7 +141,14 @@ def load_models(
     for network in (checkpoint.unet, checkpoint.vae):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
     reader = PromptReader(checkpoint.text, Tokenizer.load(), checkpoint.spec.pad_token)
-    return Models(checkpoint=checkpoint, vae_path=vae, reader=reader, device=device, dtype=dtype)
+    return Models(
+        checkpoint=checkpoint,
+        vae_path=vae,
+        reader=reader,
+        adapted=Adapted(checkpoint.unet),
+        device=device,
+        dtype=dtype,
+    )
 
 
 def find_checkpoint(name: str | None, folder: Path, *, paths: bool = True) -> Path:
@@ -143,7 +163,7 @@ def find_checkpoint(name: str | None, folder: Path, *, paths: bool = True) -> Pa
     """
     if name is None or name == store.EMBEDDED:
         return embedded_model()
-    return store.find(folder, name, paths=paths)
+    return store.find(folder, name, paths=paths, kinds=("checkpoint", "pickle"))
 
 
 def embedded_model() -> Path:

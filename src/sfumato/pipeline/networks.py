@@ -62,7 +62,7 @@ def _guided(walked: Pass, models: Models, script: Script, channels: Tensor | Non
     def network(x: Tensor, timesteps: Tensor, context: Tensor, image: Tensor | None = channels) -> Tensor:
         if image is not None:
             x = torch.cat([x, image.expand(len(x), -1, -1, -1)], 1)  # (B,C+E,H,W)
-        return models.predict(x, timesteps, context, wraps=wraps)
+        return models.predict(x, timesteps, context, wraps=wraps, uses=script.worn.unet)
 
     denoise = sampler.denoiser(network, models.levels.to(models.device), models.spec.prediction)
     if kind_of(models.spec) == "edit":

@@ -17,6 +17,7 @@ from sfumato.diffusion.noise import ImageNoise, picture_seeds
 from sfumato.diffusion.samplers import SamplerSpec, resolve, trajectory
 from sfumato.diffusion.schedules import NoiseLevels
 from sfumato.errors import RequestError
+from sfumato.pipeline.adapters import network_tags
 from sfumato.pipeline.conditioning import Script
 from sfumato.pipeline.conditions import kind_of, require_pictures
 from sfumato.pipeline.enlarge import Target, load_upscaler, second_size
@@ -58,6 +59,11 @@ class Pass:
         return max(script.prompts + (kind_of(models.spec) == "edit") for models, script in networks)
 
     @property
+    def hashes(self) -> dict[str, str]:
+        """The adapters that its networks wear: hash by name."""
+        return dict(self.script.worn.hashes + (self.relief.script.worn.hashes if self.relief else ()))
+
+    @property
     def steps(self) -> int:
         """Steps that will be taken."""
         return self.sampler.steps(self.sigmas)
@@ -88,6 +94,15 @@ class Plan:
         """The pictures' seeds, batch by batch."""
         size = self.request.canvas.batch_size
         return [self.seeds[k : k + size] for k in range(0, len(self.seeds), size)]
+
+    @property
+    def networks(self) -> tuple[tuple[str, str], ...]:
+        """The adapters of all passes, as they stand in the pictures."""
+        hashes: dict[str, str] = {}
+        for each in self.passes:
+            hashes |= each.hashes
+        said = ", ".join(f"{name}: {digest}" for name, digest in hashes.items())
+        return (("Lora hashes", said),) if said else ()
 
     def picture(self, index: int) -> Request:
         """The request that makes picture `index` (from 0) alone."""
@@ -124,6 +139,7 @@ def make_plan(request: Request, shelf: ModelShelf) -> Plan:
         settled,
         models,
         refiner if 1 in refined else None,
+        shelf,
         strength=strength,
         exact=request.source.exact_steps,
         calls_before=0,
@@ -142,7 +158,8 @@ def make_plan(request: Request, shelf: ModelShelf) -> Plan:
         calls = settled.sampling.steps * first.sampler.calls_per_step
         strength = request.hires.denoising_strength
         relief = refiner if 2 in refined else None
-        passes = (first, _pass(2, second, other, relief, strength=strength, exact=True, calls_before=calls))
+        last = _pass(2, second, other, relief, shelf, strength=strength, exact=True, calls_before=calls)
+        passes = (first, last)
     canvas, variation = settled.canvas, settled.variation
     return Plan(
         request=settled,
@@ -255,6 +272,7 @@ def _pass(
     request: Request,
     models: Models,
     refiner: Models | None,
+    shelf: ModelShelf,
     *,
     strength: float | None,
     exact: bool,
@@ -263,13 +281,15 @@ def _pass(
     spec = models.spec
     sampler, schedule = resolve(request.sampling.sampler, request.sampling.schedule)
     levels = models.levels
-    script = _script(request, models, sampler, calls_before)
+    script = _script(request, models, sampler, calls_before, shelf)
     relief = None
     if refiner is not None:
         timestep = len(levels) - 1 - len(levels) * request.refiner.switch_at
         at_sigma = float(levels.sigma(torch.tensor(timestep))) if timestep >= 0 else 0.0
         relief = Relief(
-            models=refiner, script=_script(request, refiner, sampler, calls_before), at_sigma=at_sigma
+            models=refiner,
+            script=_script(request, refiner, sampler, calls_before, shelf),
+            at_sigma=at_sigma,
         )
     return Pass(
         number=number,
@@ -293,7 +313,9 @@ def _pass(
     )
 
 
-def _script(request: Request, models: Models, sampler: SamplerSpec, calls_before: int) -> Script:
+def _script(
+    request: Request, models: Models, sampler: SamplerSpec, calls_before: int, shelf: ModelShelf
+) -> Script:
     """Read the prompts for a checkpoint that is to see them. Raises RequestError: it must see more."""
     require_pictures(models.spec, request, models.name)
     scale = request.sampling.guidance
@@ -304,6 +326,7 @@ def _script(request: Request, models: Models, sampler: SamplerSpec, calls_before
         request.sampling.steps * sampler.calls_per_step,
         0 if sampler.uses_uncond else scale,  # 0 needs the negative prompt, too
         calls_before=calls_before,
+        worn=shelf.adapters.wear(network_tags(request.prompt.text), models),
     )
 
 

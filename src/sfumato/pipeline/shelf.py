@@ -7,6 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from sfumato.pipeline import memory
+from sfumato.pipeline.adapters import AdapterShelf
 from sfumato.pipeline.models import Models, choose_device, choose_dtype, find_checkpoint, load_models
 from sfumato.pipeline.upscalers import UpscalerShelf
 from sfumato.types import ModelChoice
@@ -45,6 +46,7 @@ class ModelShelf:
         self.device = choose_device(device)
         self.dtype = choose_dtype(self.device, dtype)
         self.upscalers = UpscalerShelf(folder, device=self.device, paths=paths)
+        self.adapters = AdapterShelf(folder, paths=paths)
         self._paths = paths
         self._loading = threading.RLock()
         self._default = default

@@ -39,8 +39,11 @@ _IN = f"{UNET}input_blocks.0.0.weight"
 _CONTEXT = r"model\.diffusion_model\.input_blocks\.1\.1\.transformer_blocks\.0\.attn2\.to_k\.weight"
 _DOWN = r"lora_down|lora_A|lora\.down|processor\.to_k_lora\.down|hada_w1_b|lokr_w2_b"
 _CROSS_K = rf".*attn2[._]to_k\.({_DOWN})(\.weight)?"
-_PARTS = r"lora_down|lora_A|lora_B|lora\.down|hada_w1_a|lokr_w1|lokr_w1_a|oft_blocks|on_input"
-_ANY_LORA = rf".*\.({_PARTS})(\.weight)?"
+_PARTS = (
+    r"lora_down|lora_A(\.default)?|lora_B|(_|\.)?lora\.down|lora_linear_layer\.down|hada_w1_a|lokr_w1|lokr_w1_a"
+    r"|oft_blocks|on_input|ia3_l|diff|diff_b|w_norm|b_norm|a1|set_weight"
+)
+_ANY_LORA = rf".*[._]({_PARTS})(\.weight)?"
 _TO_K = r"transformer_blocks\.0\.attn2\.to_k\.weight"
 _VAE = r"(first_stage_model\.)?decoder\.(mid\.block_1|mid_block\.resnets\.0)\.norm1\.weight"
 
@@ -98,7 +101,9 @@ RULES: tuple[Rule, ...] = (
     _named("checkpoint", "Wan video", r"(model\.diffusion_model\.)?head\.modulation"),
     # Add-ons.
     *_by_context("LoRA", _CROSS_K, _ANY_LORA),
-    _named("LoRA", "Flux", r".*double_blocks[._]0[._].*", _ANY_LORA),
+    _named("LoRA", "SDXL", r"lora_te2_.*|text_encoder_2\..*", _ANY_LORA),
+    _named("LoRA", "Flux", r".*(double_blocks|single_transformer_blocks)[._]\d+[._].*", _ANY_LORA),
+    _named("LoRA", "SD 3", r".*(joint_blocks[._]\d+|attn[._]add_q_proj)[._].*", _ANY_LORA),
     _named("LoRA", "an unknown base", _ANY_LORA),
     *_by_context("ControlNet", rf"(control_model\.)?input_blocks\.1\.1\.{_TO_K}",
                  r"(control_model\.)?zero_convs\.0\.0\.weight"),

@@ -9,7 +9,7 @@ import hashlib
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from sfumato.errors import ModelNotFoundError, OutputError, WeightsError
@@ -65,7 +65,7 @@ def name_of(folder: Path, path: Path) -> str:
     return next((name for name, each in _entries(folder) if each == path), own)
 
 
-def find(folder: Path, name: str, *, paths: bool = True) -> Path:
+def find(folder: Path, name: str, *, paths: bool = True, kinds: Collection[str] = ()) -> Path:
     """Find a model by path, name, file name, stem, hash, or "name [hash]".
 
     Letter case and Unicode composition are overlooked where that leaves one choice. A hash is the first eight
@@ -76,6 +76,7 @@ def find(folder: Path, name: str, *, paths: bool = True) -> Path:
         folder: the models folder.
         name: what the user gave.
         paths: whether a path anywhere on the machine is accepted; without it only what the folder holds.
+        kinds: what is meant where several have that name, as in `ModelInfo.kind`; () = anything.
 
     Raises:
         ModelNotFoundError: nothing fits, or several do; near matches are named.
@@ -92,10 +93,13 @@ def find(folder: Path, name: str, *, paths: bool = True) -> Path:
             for entry, path in entries
             if spelling(wanted) in map(spelling, _spellings(entry, path))
         ]
+        if len(fitting) > 1 and kinds:
+            of_kind = [each for each in fitting if describe(each[1], read_pickles=False).kind in kinds]
+            fitting = of_kind or fitting
         if len(fitting) == 1:
             return fitting[0][1]
         if len(fitting) > 1:
-            exact = [path for entry, path in entries if spelling(entry) == spelling(wanted)]
+            exact = [path for entry, path in fitting if spelling(entry) == spelling(wanted)]
             if len(exact) == 1:
                 return exact[0]
             listed = ", ".join(_spellings(*each)[1] for each in fitting[:10])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sfumato.diffusion.guidance import Contexts, Part
 from sfumato.errors import RequestError
+from sfumato.pipeline.adapters import Worn
 from sfumato.pipeline.conditioning import PromptReader, Script
 from sfumato.pipeline.models import Models
 from sfumato.pipeline.scripts import fields
@@ -110,6 +111,7 @@ class BlendingShelf(ModelShelf):
     def __init__(self, shelf: ModelShelf, end: Prompt, share: float, *, spherical: bool = False) -> None:
         """Blend what the models of `shelf` read with `end`, whose share is 0 to 1; see `blend`."""
         self.folder, self.device, self.dtype = shelf.folder, shelf.device, shelf.dtype
+        self.adapters = shelf.adapters
         self._shelf, self._end, self._share, self._spherical = shelf, end, share, spherical
 
     def load(self, choice: ModelChoice) -> Models:
@@ -126,15 +128,23 @@ class BlendingReader(PromptReader):
         super().__init__(reader.encoder, reader.tokenizer, reader.pad_token)
         self._reader, self._end, self._share, self._spherical = reader, end, share, spherical
 
-    def read(self, prompt: Prompt, calls: int, guidance: float, *, calls_before: int = 0) -> Script:
-        """Read both; see `PromptReader.read`."""
+    def read(
+        self,
+        prompt: Prompt,
+        calls: int,
+        guidance: float,
+        *,
+        calls_before: int = 0,
+        worn: Worn | None = None,
+    ) -> Script:
+        """Read both, wearing what the first asks for; see `PromptReader.read`."""
         first, last = (
-            self._reader.read(each, calls, guidance, calls_before=calls_before)
+            self._reader.read(each, calls, guidance, calls_before=calls_before, worn=worn)
             for each in (prompt, self._end)
         )
         if self._share in (0, 1) or prompt == self._end:
             return last if self._share == 1 else first
-        nothing = self._reader.read(Prompt(clip_skip=prompt.clip_skip), calls, 1.0)
+        nothing = self._reader.read(Prompt(clip_skip=prompt.clip_skip), calls, 1.0, worn=worn)
         empty = _at(nothing, 0).positive[0].context  # (1,T,E)
         prompts = max(first.prompts, last.prompts)
         return Script(
@@ -142,6 +152,7 @@ class BlendingReader(PromptReader):
                 _at(first, call), _at(last, call), self._share, empty, spherical=self._spherical
             ),
             prompts=prompts,
+            worn=first.worn,
         )
 
 

@@ -1,0 +1,130 @@
+"""What the network tags of a prompt ask for: `<lora:name:te:unet>`, found and fitted to the checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sfumato.errors import ModelNotFoundError, PromptError
+from sfumato.text import grammar
+from sfumato.text.limits import read_weight
+from sfumato.text.networks import NetworkTag
+from sfumato.weights import store
+from sfumato.weights.adapters.apply import Use
+from sfumato.weights.adapters.read import Adapter, Fitted, fit, read_adapter
+
+if TYPE_CHECKING:
+    from sfumato.pipeline.models import Models
+
+log = logging.getLogger(__name__)
+
+LORA = ("lora", "lyco")  # what tags of adapters are called
+KEPT = 16  # adapters remembered, those used last
+_HASH_DIGITS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worn:
+    """What the networks of a pass wear."""
+
+    text: tuple[Use, ...] = ()
+    unet: tuple[Use, ...] = ()
+    hashes: tuple[tuple[str, str], ...] = ()  # name and hash of each adapter
+
+
+NOTHING = Worn()
+
+
+class AdapterShelf:
+    """Finds adapters by name and remembers the last ones; they are read from their files as they are used."""
+
+    def __init__(self, folder: Path, *, paths: bool = True) -> None:
+        """Look names up in `folder`; with `paths`, a path anywhere on the machine is accepted too."""
+        self.folder = folder
+        self._paths = paths
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[Path, int, int], Adapter] = OrderedDict()
+        self._fitted: dict[tuple[Path, int, int], tuple[object, Fitted]] = {}
+
+    def wear(self, tags: Iterable[NetworkTag], models: Models) -> Worn:
+        """Understand the tags of a prompt for a checkpoint.
+
+        Raises:
+            PromptError: a tag of an unknown kind, or with arguments that are none.
+            ModelNotFoundError: no adapter of that name.
+            UnknownModelError, WeightsError: it is broken, or made for another family.
+        """
+        text: list[Use] = []
+        unet: list[Use] = []
+        hashes: dict[str, str] = {}
+        for tag in tags:
+            if tag.kind not in LORA:
+                raise PromptError(f"{tag} asks for a {tag.kind!r}; known are <lora:name:1>: remove the tag")
+            name, strengths = _understood(tag)
+            fitted = self._fit(name, models)
+            hashes[fitted.adapter.name] = fitted.adapter.digest[:_HASH_DIGITS]
+            text.append(Use(part=fitted.parts["text"], strength=strengths[0]))
+            unet.append(Use(part=fitted.parts["unet"], strength=strengths[1]))
+        return Worn(text=tuple(text), unet=tuple(unet), hashes=tuple(hashes.items()))
+
+    def find(self, name: str) -> Path:
+        """Where an adapter is: by the names of `store.find`, or by the one its trainer gave it.
+
+        Raises ModelNotFoundError: nowhere.
+        """
+        try:
+            return store.find(self.folder, name, paths=self._paths, kinds=("LoRA", "pickle"))
+        except ModelNotFoundError:
+            named = [each.path for each in store.scan(self.folder) if self._alias(each.metadata) == name]
+            if len(named) == 1:
+                return named[0]
+            raise
+
+    def _alias(self, metadata: Mapping[str, str]) -> str | None:
+        return metadata.get("ss_output_name")
+
+    def _fit(self, name: str, models: Models) -> Fitted:
+        path = self.find(name)
+        status = path.stat()
+        key = (path, status.st_mtime_ns, status.st_size)
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = read_adapter(path)
+            self._kept.move_to_end(key)
+            while len(self._kept) > KEPT:
+                self._fitted.pop(self._kept.popitem(last=False)[0], None)
+            checkpoint, fitted = self._fitted.get(key, (None, None))
+            if fitted is None or checkpoint is not models.checkpoint:
+                networks = {"unet": models.checkpoint.unet, "text": models.checkpoint.text}
+                fitted = fit(self._kept[key], models.spec, networks)
+                self._fitted[key] = models.checkpoint, fitted
+                if fitted.unmatched:
+                    log.warning("%s: %s", path.name, unmatched_line(fitted.unmatched))
+            return fitted
+
+
+def network_tags(prompt: str) -> list[NetworkTag]:
+    """The network tags of a positive prompt. Raises PromptError: it is too long."""
+    return grammar.split_tags(grammar.strip_comments(prompt))[1]
+
+
+def unmatched_line(keys: Sequence[str]) -> str:
+    """Say which keys of an adapter change nothing."""
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return f"{len(keys)} keys change nothing in this checkpoint: {', '.join(keys[:3])}{more}"
+
+
+def _understood(tag: NetworkTag) -> tuple[str, tuple[float, float]]:
+    """Name and strengths: of the text encoder, and of the U-Net."""
+    if not tag.positional or not tag.positional[0]:
+        raise PromptError(f"{tag} names no file; write <{tag.kind}:name:1>")
+    name, *given = tag.positional
+    values = dict(zip(("te", "unet"), given, strict=False)) | dict(tag.named)
+    text = read_weight(values.get("te", "1").strip(), str(tag))
+    unet = read_weight(values["unet"].strip(), str(tag)) if "unet" in values else text
+    return name, (text, unet)

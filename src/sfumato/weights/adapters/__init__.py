@@ -1,0 +1,1 @@
+"""Small files that change a checkpoint: read, understood, put on and taken off."""
