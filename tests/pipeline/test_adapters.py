@@ -130,6 +130,24 @@ def test_a_tag_in_the_negative_prompt_is_text(shelf: ModelShelf) -> None:
     assert isinstance(result, Result)
 
 
+def test_a_strength_may_change_on_the_way(shelf: ModelShelf) -> None:
+    plain, whole = pixels(shelf, "a cat"), pixels(shelf, "a cat<lora:fur:0:1>")
+    first, second = pixels(shelf, "a cat<lora:fur:0:1:stop=1>"), pixels(shelf, "a cat<lora:fur:0:1:start=1>")
+    assert len({tuple(each) for each in (plain, whole, first, second)}) == 4
+    assert pixels(shelf, "a cat<lora:fur:0:1@0,0@1>") == first  # of two steps the second begins at 1
+    assert pixels(shelf, "a cat<lora:fur:0:1:start=1.0>") == plain
+    assert "Lora method: on the fly" in picture(shelf, "a cat<lora:fur:0:1:stop=0.5>").infotext
+    assert "Lora method" not in picture(shelf, "a cat<lora:fur:1>").infotext
+
+
+def test_where_memory_is_short_nothing_is_merged(shelf: ModelShelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    merged = np.asarray(picture(shelf, "a cat<lora:fur:1>").image).astype(int)
+    monkeypatch.setattr("sfumato.weights.adapters.apply.Use.bytes_merged", lambda use, network: 2**60)
+    beside = picture(shelf, "a cat<lora:fur:1>", hires=Hires())
+    assert abs(np.asarray(beside.image).astype(int) - merged).max() <= 1  # rounded to bytes
+    assert "Lora method: on the fly" in beside.infotext
+
+
 @pytest.mark.parametrize(
     ("tag", "error", "said"),
     [
@@ -139,6 +157,11 @@ def test_a_tag_in_the_negative_prompt_is_text(shelf: ModelShelf) -> None:
         ("<lora:fur:much>", PromptError, "not a number"),
         ("<lora:fur:1e9>", PromptError, "1000"),
         ("<spell:fur:1>", PromptError, "'spell'"),
+        ("<lora:fur:1:lbw=1,2>", PromptError, "has 2 block weights, this checkpoint takes 5 or 10"),
+        ("<lora:fur:1:dyn=0>", PromptError, "not a number of ranks"),
+        ("<lora:fur:1:start=-1>", PromptError, "before the start"),
+        ("<lora:fur:1:weight=2>", PromptError, "known are te, unet"),
+        ("<lora:fur:1:1:4:1>", PromptError, "an argument that is none"),
         ("<lora:big:1>", UnknownModelError, "an adapter for SDXL"),
     ],
 )

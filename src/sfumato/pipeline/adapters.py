@@ -6,13 +6,14 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfumato.errors import ModelNotFoundError, PromptError
+from sfumato.pipeline import memory
+from sfumato.pipeline.wishes import Curve, read_wish
 from sfumato.text import grammar
-from sfumato.text.limits import read_weight
 from sfumato.text.networks import NetworkTag
 from sfumato.weights import store
 from sfumato.weights.adapters.apply import Use
@@ -33,8 +34,15 @@ class Worn:
     """What the networks of a pass wear."""
 
     text: tuple[Use, ...] = ()
-    unet: tuple[Use, ...] = ()
+    unet: tuple[tuple[Use, Curve], ...] = ()  # as strong as the curve says
+    calls: int = 1  # of the denoiser in the pass
+    on_the_fly: bool = False  # else merged
     hashes: tuple[tuple[str, str], ...] = ()  # name and hash of each adapter
+
+    def at(self, call: int) -> tuple[Use, ...]:
+        """What the U-Net wears at a call, counted from 0."""
+        share = call / self.calls
+        return tuple(replace(use, strength=curve.at(share)) for use, curve in self.unet)
 
 
 NOTHING = Worn()
@@ -51,8 +59,14 @@ class AdapterShelf:
         self._kept: OrderedDict[tuple[Path, int, int], Adapter] = OrderedDict()
         self._fitted: dict[tuple[Path, int, int], tuple[object, Fitted]] = {}
 
-    def wear(self, tags: Iterable[NetworkTag], models: Models) -> Worn:
+    def wear(self, tags: Iterable[NetworkTag], models: Models, steps: int, calls: int) -> Worn:
         """Understand the tags of a prompt for a checkpoint.
+
+        Args:
+            tags: of the prompt.
+            models: the checkpoint.
+            steps: of the pass.
+            calls: of the denoiser in it.
 
         Raises:
             PromptError: a tag of an unknown kind, or with arguments that are none.
@@ -60,17 +74,27 @@ class AdapterShelf:
             UnknownModelError, WeightsError: it is broken, or made for another family.
         """
         text: list[Use] = []
-        unet: list[Use] = []
+        unet: list[tuple[Use, Curve]] = []
         hashes: dict[str, str] = {}
         for tag in tags:
             if tag.kind not in LORA:
                 raise PromptError(f"{tag} asks for a {tag.kind!r}; known are <lora:name:1>: remove the tag")
-            name, strengths = _understood(tag)
-            fitted = self._fit(name, models)
+            wish = read_wish(tag, steps, models.spec.unet)
+            fitted = self._fit(wish.name, models)
             hashes[fitted.adapter.name] = fitted.adapter.digest[:_HASH_DIGITS]
-            text.append(Use(part=fitted.parts["text"], strength=strengths[0]))
-            unet.append(Use(part=fitted.parts["unet"], strength=strengths[1]))
-        return Worn(text=tuple(text), unet=tuple(unet), hashes=tuple(hashes.items()))
+            text.append(Use(part=fitted.parts["text"], strength=wish.text, rank=wish.rank))
+            use = Use(part=fitted.parts["unet"], strength=1.0, blocks=wish.blocks, rank=wish.rank)
+            unet.append((use, wish.unet))
+        needed = sum(use.bytes_merged(models.checkpoint.text) for use in text)
+        needed += sum(use.bytes_merged(models.checkpoint.unet) for use, _ in unet)
+        return Worn(
+            text=tuple(text),
+            unet=tuple(unet),
+            calls=calls,
+            on_the_fly=any(curve.varies for _, curve in unet)
+            or needed > memory.available_bytes(models.device),
+            hashes=tuple(hashes.items()),
+        )
 
     def find(self, name: str) -> Path:
         """Where an adapter is: by the names of `store.find`, or by the one its trainer gave it.
@@ -117,14 +141,3 @@ def unmatched_line(keys: Sequence[str]) -> str:
     """Say which keys of an adapter change nothing."""
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
     return f"{len(keys)} keys change nothing in this checkpoint: {', '.join(keys[:3])}{more}"
-
-
-def _understood(tag: NetworkTag) -> tuple[str, tuple[float, float]]:
-    """Name and strengths: of the text encoder, and of the U-Net."""
-    if not tag.positional or not tag.positional[0]:
-        raise PromptError(f"{tag} names no file; write <{tag.kind}:name:1>")
-    name, *given = tag.positional
-    values = dict(zip(("te", "unet"), given, strict=False)) | dict(tag.named)
-    text = read_weight(values.get("te", "1").strip(), str(tag))
-    unet = read_weight(values["unet"].strip(), str(tag)) if "unet" in values else text
-    return name, (text, unet)

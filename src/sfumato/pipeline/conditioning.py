@@ -85,7 +85,7 @@ class PromptReader:
         if tags and worn is None:
             raise PromptError(f"{tags[0]} asks for an extra network, which cannot be used here: remove it")
         worn = worn or NOTHING
-        self.adapted.use(worn.text)
+        self.adapted.use(worn.text, on_the_fly=worn.on_the_fly)
         parts = grammar.split_parts(text)
         weights = [part.weight for part in parts]
         positive = [self._timeline(part.text, prompt, calls, calls_before, worn) for part in parts]
@@ -137,7 +137,7 @@ class PromptReader:
         )
 
     def _encoded(self, texts: tuple[str, ...], prompt: Prompt, worn: Worn) -> dict[str, Tensor]:
-        key = (texts, prompt.clip_skip, prompt.emphasis, tuple(use.key for use in worn.text))
+        key = (texts, prompt.clip_skip, prompt.emphasis, (worn.on_the_fly, *(use.key for use in worn.text)))
         if key not in self._remembered:
             self._remembered[key] = self._encode(Counter(texts), prompt)
         self._remembered.move_to_end(key)

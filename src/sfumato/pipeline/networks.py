@@ -58,17 +58,21 @@ def guided(walked: Pass, beside: Shown) -> PairDenoiser:
 def _guided(walked: Pass, models: Models, script: Script, channels: Tensor | None) -> Guided | GuidedEdit:
     sampling, sampler, wraps = walked.request.sampling, walked.sampler, walked.request.canvas.tiling
     scale = sampling.guidance * sampler.guidance_share
+    denoiser: Guided | GuidedEdit
+    worn = script.worn
 
     def network(x: Tensor, timesteps: Tensor, context: Tensor, image: Tensor | None = channels) -> Tensor:
         if image is not None:
             x = torch.cat([x, image.expand(len(x), -1, -1, -1)], 1)  # (B,C+E,H,W)
-        return models.predict(x, timesteps, context, wraps=wraps, uses=script.worn.unet)
+        uses = worn.at(max(denoiser.calls - 1, 0))  # the denoiser has counted this call already
+        return models.predict(x, timesteps, context, wraps=wraps, uses=uses, on_the_fly=worn.on_the_fly)
 
     denoise = sampler.denoiser(network, models.levels.to(models.device), models.spec.prediction)
     if kind_of(models.spec) == "edit":
         assert channels is not None
-        return guide_edit(denoise, script.contexts, channels, scale, sampling.image_guidance)
-    return guide(
+        denoiser = guide_edit(denoise, script.contexts, channels, scale, sampling.image_guidance)
+        return denoiser
+    denoiser = guide(
         denoise,
         script.contexts,
         scale,
@@ -77,3 +81,4 @@ def _guided(walked: Pass, models: Models, script: Script, channels: Tensor | Non
         skip_early=early_calls(sampling.skip_early_guidance, sampling.steps * sampler.calls_per_step),
         keep_uncond=sampler.uses_uncond,
     )
+    return denoiser

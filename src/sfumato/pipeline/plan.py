@@ -59,9 +59,9 @@ class Pass:
         return max(script.prompts + (kind_of(models.spec) == "edit") for models, script in networks)
 
     @property
-    def hashes(self) -> dict[str, str]:
-        """The adapters that its networks wear: hash by name."""
-        return dict(self.script.worn.hashes + (self.relief.script.worn.hashes if self.relief else ()))
+    def scripts(self) -> tuple[Script, ...]:
+        """The prompt, read for each of the checkpoints."""
+        return (self.script, *([] if self.relief is None else [self.relief.script]))
 
     @property
     def steps(self) -> int:
@@ -98,11 +98,12 @@ class Plan:
     @property
     def networks(self) -> tuple[tuple[str, str], ...]:
         """The adapters of all passes, as they stand in the pictures."""
-        hashes: dict[str, str] = {}
-        for each in self.passes:
-            hashes |= each.hashes
+        worn = [script.worn for each in self.passes for script in each.scripts]
+        hashes = dict(pair for each in worn for pair in each.hashes)
         said = ", ".join(f"{name}: {digest}" for name, digest in hashes.items())
-        return (("Lora hashes", said),) if said else ()
+        on_the_fly = any(each.on_the_fly for each in worn)  # other last bits than merged
+        method = (("Lora method", "on the fly"),) if on_the_fly else ()
+        return (("Lora hashes", said), *method) if said else ()
 
     def picture(self, index: int) -> Request:
         """The request that makes picture `index` (from 0) alone."""
@@ -321,12 +322,14 @@ def _script(
     scale = request.sampling.guidance
     if kind_of(models.spec) == "edit" and scale == 1:
         scale = request.sampling.image_guidance  # wants the negative prompt on its own account
+    steps = request.sampling.steps
+    calls = steps * sampler.calls_per_step
     return models.reader.read(
         request.prompt,
-        request.sampling.steps * sampler.calls_per_step,
+        calls,
         0 if sampler.uses_uncond else scale,  # 0 needs the negative prompt, too
         calls_before=calls_before,
-        worn=shelf.adapters.wear(network_tags(request.prompt.text), models),
+        worn=shelf.adapters.wear(network_tags(request.prompt.text), models, steps, calls),
     )
 
 

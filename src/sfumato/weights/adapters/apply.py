@@ -34,6 +34,11 @@ class Use:
         """Tells what it does without holding on to it."""
         return self.part.digest, self.strength, self.blocks, self.rank
 
+    def bytes_merged(self, network: nn.Module) -> int:
+        """Bytes of the weights that merging it would copy."""
+        modules = (network.get_submodule(name) for name in self.part.pieces)
+        return sum(each.numel() * each.element_size() for module in modules for each in module.parameters())
+
     def strength_of(self, module: str) -> float:
         """How strongly a module is changed."""
         factor = next((factor for start, factor in self.blocks if module.startswith(start)), 1.0)
@@ -50,7 +55,8 @@ class Adapted:
         self._on_the_fly = False
         self._bases: dict[str, tuple[nn.Parameter, Tensor]] = {}  # of merged parameters: what they held
         self._wrapped: list[nn.Module] = []
-        self._ready: dict[Piece, tuple[Tensor, ...]] = {}  # thin matrices in the network's numbers
+        self._ready: dict[Piece, tuple[Tensor, ...] | None] = {}  # thin matrices in the network's numbers
+        self._cut: dict[tuple[Piece, int], Piece] = {}
 
     def use(self, uses: tuple[Use, ...], *, on_the_fly: bool = False) -> None:
         """Wear exactly these adapters; () = none, and the network is as it was, to the bit.
@@ -69,8 +75,7 @@ class Adapted:
             for name, piece in use.part.pieces.items():
                 strength = use.strength_of(name)
                 if strength:
-                    cut = piece if use.rank is None else piece.cut(use.rank)
-                    changes.setdefault(name, []).append((cut, strength))
+                    changes.setdefault(name, []).append((self._cut_to(piece, use.rank), strength))
         merged = {} if on_the_fly else changes
         try:
             self._restore(keep=merged)
@@ -88,6 +93,7 @@ class Adapted:
         self._uses, self._on_the_fly = uses, on_the_fly
         if not on_the_fly or not uses:
             self._ready.clear()
+            self._cut.clear()
 
     def _restore(self, keep: Mapping[str, Changes]) -> None:
         """Put base tensors back, but for modules that are about to be merged anew into the same memory."""
@@ -117,22 +123,25 @@ class Adapted:
         parameter.data = torch.empty_like(base).copy_(result) if result.dtype != base.dtype else result
 
     def _wrap(self, module: nn.Module, changes: Changes) -> None:
-        plain = [kinds.factors(piece.kind, _numbers(piece, None), piece.alpha) for piece, _ in changes]
-        if all(each is not None for each in plain):
-            thin = [(self._thin(piece, module), strength) for piece, strength in changes]
+        thin = [(each, strength) for piece, strength in changes if (each := self._thin(piece, module))]
+        if len(thin) == len(changes):
             module.forward = _beside(module, module.forward, thin)
         else:
             module.forward = _within(module, module.forward, changes)
         self._wrapped.append(module)
 
-    def _thin(self, piece: Piece, module: nn.Module) -> tuple[Tensor, ...]:
+    def _thin(self, piece: Piece, module: nn.Module) -> tuple[Tensor, ...] | None:
         if piece not in self._ready:
             weight = module.weight
             assert isinstance(weight, Tensor)
             thin = kinds.factors(piece.kind, _numbers(piece, weight.device), piece.alpha)
-            assert thin is not None
-            self._ready[piece] = tuple(each.to(weight.dtype) for each in thin)
+            self._ready[piece] = None if thin is None else tuple(each.to(weight.dtype) for each in thin)
         return self._ready[piece]
+
+    def _cut_to(self, piece: Piece, rank: int | None) -> Piece:
+        if rank is None:
+            return piece
+        return self._cut.setdefault((piece, rank), piece.cut(rank))
 
     def _unwrap(self) -> None:
         while self._wrapped:
@@ -145,6 +154,12 @@ def merged(base: Tensor, changes: Changes) -> Tensor | None:
     total: Tensor | None = None
     for piece, strength in changes:
         tensors = _numbers(piece, base.device)
+        thin = kinds.factors(piece.kind, tensors, piece.alpha)
+        if thin is not None and len(thin) == 2 and (wide.is_contiguous() or wide[0, 0].numel() == 1):
+            total = wide.clone() if total is None else total
+            flat = total.view(len(total), -1)
+            flat.addmm_(thin[1].flatten(1), thin[0].flatten(1), alpha=strength)  # without a sum of its own
+            continue
         change = kinds.delta(piece.kind, tensors, piece.alpha, wide)
         if change is not None:
             total = wide.clone() if total is None else total
