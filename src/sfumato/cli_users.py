@@ -42,11 +42,14 @@ def show(options: Options) -> None:
 @with_server_data
 def add(options: Options, name: Name, admin: Admin = False, password_stdin: PasswordStdin = False) -> None:
     """Make a user, or give one another role or password; asks for the password."""
-    from sfumato.server.accounts import change_user
+    from sfumato.server.accounts import change_user, read_users
 
-    password = _password(by_pipe=password_stdin)
-    user = change_user(options.settings().data, name, "admin" if admin else "user", password)
+    data = options.settings().data
+    first = not read_users(data)
+    user = change_user(data, name, "admin" if admin else "user", _password(by_pipe=password_stdin))
     typer.echo(f"{user.name}\t{user.role}")
+    if first:
+        typer.echo("a server that runs asks everybody to log in from its next start on", err=True)
 
 
 @with_server_data

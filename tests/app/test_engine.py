@@ -1,7 +1,10 @@
 """The engine: what is submitted is made once, in turn, and can be followed, stopped and found again."""
 
 import hashlib
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -145,6 +148,53 @@ def test_a_full_queue_says_when_to_come_back(settings: Settings) -> None:
         with pytest.raises(QueueFullError, match="wait already") as refused:
             engine.submit(request())
         assert refused.value.retry_after >= 1
+
+
+def test_as_many_jobs_wait_as_may_however_many_come_at_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_at_once = threading.Barrier(4)
+    engine = Engine(settings.model_copy(update={"queue_limit": 2}))
+    monkeypatch.setattr(engine.space, "check", lambda owner: all_at_once.wait(60))
+    engine.start(listen=False)
+    with closing(engine), ThreadPoolExecutor(4) as pool:
+        told = list(pool.map(lambda _: _refused(engine), range(4)))
+        assert sorted(told) == [False, False, True, True]
+        assert engine.waiting() == 2
+
+
+def _refused(engine: Engine) -> bool:
+    try:
+        engine.submit(request())
+    except QueueFullError:
+        return True
+    return False
+
+
+def test_places_of_many_are_as_those_of_each(settings: Settings) -> None:
+    engine = Engine(settings)
+    engine.start(listen=False)
+    with closing(engine):
+        for number in range(6):
+            engine.submit(request(), owner="ab"[number % 2], priority=number % 3)
+        listed = engine.jobs(limit=4)
+        assert [job.position for job in listed] == [engine.job(job.id).position for job in listed]
+        assert [job.estimate for job in listed] == [engine.job(job.id).estimate for job in listed]
+        some = [job.id for job in listed[1:3]]
+        assert [job.id for job in engine.jobs(ids=some)] == some
+
+
+def test_pictures_come_from_the_store_when_they_are_wanted_and_not_before(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with Engine(settings.model_copy(update={"store": str(tmp_path / "store")})) as engine:
+        job = engine.wait(engine.submit(request()).id)
+        path = settings.outputs / job.made[0].file
+        path.unlink()
+        assert engine.job(job.id).made == job.made
+        assert not path.exists()
+        assert engine.file(job.made[0]) == path
+        assert path.is_file()
 
 
 def test_an_engine_that_is_closing_takes_nothing_more_in(engine: Engine) -> None:

@@ -156,6 +156,7 @@ def test_pictures_and_their_sources_go_through_the_store(
         job = engine.submit(Request(prompt=Prompt(text="a"), canvas=request().canvas, source=source))
         with working(machine("b")):
             made = engine.wait(job.id, TIMEOUT).made[0]
+        engine.file(made)
         places = [tmp_path / "a" / "outputs", tmp_path / "b" / "outputs", tmp_path / "store"]
         assert {hashlib.sha256((place / made.file).read_bytes()).hexdigest() for place in places} == {
             made.sha256

@@ -39,6 +39,37 @@ def test_a_named_task_is_followed_to_its_end(client: TestClient, engine: Engine)
     assert (unknown["active"], unknown["queued"], unknown["completed"]) == (False, False, False)
 
 
+def test_a_task_of_many_jobs_is_over_when_its_last_one_is(client: TestClient, engine: Engine) -> None:
+    jobs = [engine.submit(LONG) for _ in range(2)]
+    desk = client.app.state.desk  # type: ignore[attr-defined]
+    desk.name_task("local", "task(two)", [job.id for job in jobs])
+    ask = {"id_task": "task(two)"}
+    pending = client.get("/internal/pending-tasks").json()
+    assert pending["tasks"].count("task(two)") == 1
+    for job, done in zip(jobs, (False, True), strict=True):
+        engine.cancel(job.id)
+        engine.wait(job.id, 600)
+        told = client.post("/internal/progress", json=ask).json()
+        assert told["completed"] is done
+        assert done or told["queued"] or told["progress"] >= 0.5
+        assert client.get("/internal/pending-tasks").json()["size"] == (not done)
+
+
+def test_names_of_tasks_are_kept_while_many_come_in_and_are_listed(client: TestClient) -> None:
+    desk = client.app.state.desk  # type: ignore[attr-defined]
+
+    def name(first: int) -> None:
+        for number in range(first, first + 3000):
+            desk.name_task("crowd", f"task({number})", [str(number)])
+
+    threads = [threading.Thread(target=name, args=(first,)) for first in (0, 3000)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        desk.tasks("crowd")
+    assert 0 < len(desk.tasks("crowd")) <= 2000
+
+
 def test_a_running_job_tells_how_far_it_is(client: TestClient, engine: Engine, running: str) -> None:
     waiting = engine.submit(LONG)
     told = client.post("/internal/progress", json={"id_task": running}).json()

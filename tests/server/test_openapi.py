@@ -70,7 +70,7 @@ def test_bodies_that_are_none_are_refused(fleeting: Engine, body: str, kind: str
     client = TestClient(create_app(fleeting), raise_server_exceptions=False)
     answer = client.post("/sdapi/v1/txt2img", content=body.encode("latin-1"), headers={"Content-Type": kind})
     assert answer.status_code in (400, 422), answer.text
-    assert set(answer.json()) == {"error", "detail", "body", "errors"}
+    assert set(answer.json()) == {"error", "detail", "body", "errors", "code", "request_id"}
 
 
 def test_numbers_json_has_not_come_back_as_null(fleeting: Engine) -> None:

@@ -52,7 +52,10 @@ def test_users_are_made_and_removed_by_commands(home: Path, tmp_path: Path) -> N
     data = ["--data", str(tmp_path / "data")]
     assert "nobody yet" in run(commands, ["users", "list", *data]).output
     line = ["users", "add", "ann", "--admin", "--password-stdin", *data]
-    assert run(commands, line, input="correct horse\n").exit_code == 0
+    first = run(commands, line, input="correct horse\n")
+    assert first.exit_code == 0
+    assert "next start" in first.output
+    assert "next start" not in run(commands, line, input="correct horse\n").output
     token = run(commands, ["users", "token", "ann", *data]).output.strip()
     assert run(commands, ["users", "list", *data]).output == "ann\tadmin\tpassword, token\n"
     known = Accounts(Settings(data=tmp_path / "data"))

@@ -78,7 +78,7 @@ def test_what_makes_no_sense_is_refused_in_one_shape(
 ) -> None:
     answer = client.post(f"/sdapi/v1/{route}", json=body)
     assert answer.status_code == 422
-    assert set(answer.json()) == {"error", "detail", "body", "errors"}
+    assert set(answer.json()) == {"error", "detail", "body", "errors", "code", "request_id"}
     assert "Traceback" not in answer.text
     assert "/src/" not in answer.text
 
@@ -97,7 +97,7 @@ def test_what_makes_no_sense_is_refused_in_one_shape(
 def test_what_is_not_there_is_not_found(client: TestClient, route: str, body: dict[str, Any]) -> None:
     answer = client.post(f"/sdapi/v1/{route}", json=body)
     assert answer.status_code == 404, answer.text
-    assert set(answer.json()) == {"error", "detail", "body", "errors"}
+    assert set(answer.json()) == {"error", "detail", "body", "errors", "code", "request_id"}
 
 
 BASE = {  # what old clients send: fields that are no more, and zeros that mean something else

@@ -67,7 +67,7 @@ def test_a_signal_lets_what_runs_be_finished_and_keeps_what_waits(
         assert process.wait(TIMEOUT) == 0
         assert [answer.status_code for answer in answers] == [200]
         assert [answer.status_code for answer in refused] == [503]
-        assert {"error", "detail", "body", "errors"} <= set(refused[0].json())
+        assert {"error", "detail", "body", "errors", "code", "request_id"} <= set(refused[0].json())
         assert process.stderr is not None
         assert process.stderr.read() == ""
     with serving(tmp_path, tiny_checkpoint) as (process, address):  # what waited is made now

@@ -119,7 +119,7 @@ def _rows(name: str) -> Callable[[Any], None]:
 
 def _error(name: str) -> Callable[[Any], None]:
     def call(api: Any) -> None:
-        assert set(getattr(api, name)()) == {"error", "detail", "body", "errors"}
+        assert set(getattr(api, name)()) == {"error", "detail", "body", "errors", "code", "request_id"}
 
     return call
 

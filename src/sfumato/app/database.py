@@ -17,7 +17,7 @@ from sfumato.app.codec import Inputs, decode, encode
 from sfumato.app.jobs import Fault, Job, Made, Script, State
 from sfumato.app.pace import PAST, Taken
 from sfumato.app.storage import METADATA, faults
-from sfumato.errors import ConflictError, JobNotFoundError
+from sfumato.errors import ConflictError, JobNotFoundError, QueueFullError
 from sfumato.types import Request
 
 JOBS = sa.Table(
@@ -62,7 +62,7 @@ WAITING: tuple[State, ...] = ("queued", "running")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class NewJob:
     """What is asked of the queue."""
 
     id: str
@@ -91,17 +91,28 @@ class JobTable:
         self.engine = engine
         self._inputs = inputs
 
-    def add(self, order: Order, enqueue: Enqueue) -> tuple[Job, bool]:
+    def add(self, order: NewJob, enqueue: Enqueue, limit: int) -> tuple[Job, bool]:
         """Take a job in and queue it, both or neither; whether it is new.
 
-        Raises ConflictError: the key stands for another request.
+        Args:
+            order: the job.
+            enqueue: queues it in the same transaction.
+            limit: jobs that may wait.
+
+        Raises:
+            ConflictError: the key stands for another request.
+            QueueFullError: as many jobs wait as may.
         """
         written = json.dumps(encode(order.request, self._inputs.keep), sort_keys=True)
         script = None if order.script is None else json.dumps(asdict(order.script), sort_keys=True)
         try:
             with self._begin() as db:
+                _lock(db)
                 row = _known(db, order)
                 if row is None:
+                    waiting = sa.select(sa.func.count()).where(JOBS.c.state == "queued")
+                    if (db.scalar(waiting) or 0) >= limit:
+                        raise QueueFullError("the queue is full", retry_after=60)
                     turn = _turn(db, order)
                     values = {
                         "id": order.id,
@@ -152,7 +163,13 @@ class JobTable:
             return self._job(row)
 
     def page(
-        self, *, owner: str | None, states: Sequence[State], before: int | None, limit: int
+        self,
+        *,
+        owner: str | None,
+        states: Sequence[State],
+        before: int | None,
+        limit: int,
+        ids: Collection[str] | None = None,
     ) -> list[Job]:
         """Jobs, the newest first.
 
@@ -161,6 +178,7 @@ class JobTable:
             states: which; empty = all.
             before: those with a lower number only.
             limit: how many at most.
+            ids: which; None = all.
         """
         wanted = sa.select(JOBS).order_by(JOBS.c.number.desc()).limit(limit)
         if owner is not None:
@@ -169,6 +187,8 @@ class JobTable:
             wanted = wanted.where(JOBS.c.state.in_(states))
         if before is not None:
             wanted = wanted.where(JOBS.c.number < before)
+        if ids is not None:
+            wanted = wanted.where(JOBS.c.id.in_(ids))
         with self._begin() as db:
             return [self._job(row) for row in db.execute(wanted)]
 
@@ -192,16 +212,18 @@ class JobTable:
                 work={checkpoint or "": float(units) for checkpoint, _, units in rows},
             )
 
-    def places(self, job_ids: Collection[str]) -> dict[str, Place]:
-        """Where those of these jobs stand that wait, by id."""
-        wanted = sa.select(JOBS.c.id, JOBS.c.checkpoint, JOBS.c.units).where(JOBS.c.state == "queued")
-        places: dict[str, Place] = {}
+    def places(self, numbers: Collection[int]) -> dict[int, Place]:
+        """Where those of these jobs stand that wait, by number; read from the index alone."""
+        wanted = sa.select(JOBS.c.number, JOBS.c.checkpoint, JOBS.c.units).where(JOBS.c.state == "queued")
+        places: dict[int, Place] = {}
         before: dict[str, float] = {}
+        if not numbers:
+            return places
         with self._begin() as db:
             rows = db.execute(wanted.order_by(*ORDER)).all()
-        for position, (job_id, checkpoint, units) in enumerate(rows):
-            if job_id in job_ids:
-                places[job_id] = Place(position=position, work=dict(before))
+        for position, (number, checkpoint, units) in enumerate(rows):
+            if number in numbers:
+                places[number] = Place(position=position, work=dict(before))
             name = checkpoint or ""
             before[name] = before.get(name, 0.0) + units
         return places
@@ -375,14 +397,20 @@ class JobTable:
         )
 
 
-def _known(db: sa.Connection, order: Order) -> Any:
+def _lock(db: sa.Connection) -> None:
+    """Let nobody else add jobs until this transaction has ended: what it counts holds until then."""
+    own = "update sfumato_jobs set turn = turn where 1 = 0"  # SQLite has one writer at a time
+    db.execute(sa.text("select pg_advisory_xact_lock(7862)" if db.dialect.name == "postgresql" else own))
+
+
+def _known(db: sa.Connection, order: NewJob) -> Any:
     """The row of a job with the order's key."""
     if order.key is None:
         return None
     return db.execute(sa.select(JOBS).where(JOBS.c.owner == order.owner, JOBS.c.key == order.key)).first()
 
 
-def _turn(db: sa.Connection, order: Order) -> int:
+def _turn(db: sa.Connection, order: NewJob) -> int:
     """Start-time fair queueing (Goyal et al. 1996): each owner's jobs line up behind one another only.
 
     A job's turn comes after the owner's last waiting one, and never before what has begun; what was cancelled

@@ -77,6 +77,11 @@ def _configuration(settings: Settings) -> Finding:
     return Finding(found=f"{path}{'' if path.is_file() else ' (none; defaults are used)'}")
 
 
+def _data(settings: Settings) -> Finding:
+    there = settings.data.is_dir()
+    return Finding(found=f"{settings.data}{'' if there else ' (none yet; a server makes it)'}")
+
+
 def _device(settings: Settings) -> Finding:
     device = choose_device(settings.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
@@ -161,6 +166,7 @@ LOOKS: Mapping[str, Callable[[Settings], Finding]] = MappingProxyType(
     {
         "software": _software,
         "settings": _configuration,
+        "data": _data,
         "device": _device,
         "numbers": _numbers,
         "threads": _threads,

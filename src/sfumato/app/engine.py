@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -20,8 +20,8 @@ from sfumato.app.alone import Alone
 from sfumato.app.atlas import Atlas
 from sfumato.app.board import Board
 from sfumato.app.crew import Crew
-from sfumato.app.database import Order, Place, Wish
-from sfumato.app.jobs import HIGHEST, LOWEST, Event, Job, Progress, Script, State
+from sfumato.app.database import NewJob, Place, Wish
+from sfumato.app.jobs import HIGHEST, LOWEST, Event, Job, Made, Progress, Script, State
 from sfumato.app.maker import Maker
 from sfumato.app.pace import Pace, units_of
 from sfumato.app.presets import Presets
@@ -214,7 +214,7 @@ class Engine:
                 f"{units / 1000:,.0f} megapixels times steps; one job may ask for {most / 1000:,.0f}: "
                 "make fewer or smaller pictures at once"
             )
-        order = Order(
+        order = NewJob(
             id=uuid.uuid4().hex,
             owner=owner,
             kind=kind,
@@ -224,19 +224,22 @@ class Engine:
             units=units,
             key=key,
         )
-        waiting = self.waiting()
-        known = self._table.has_key(owner, key)
-        if not known:
+        if not self._table.has_key(owner, key):
             self.space.check(owner)
-        if waiting >= self.settings.queue_limit and not known:
-            all_of_it = self._pace.seconds(self._table.waiting_work()) or 0.0
-            wait = min(max(1.0, all_of_it / waiting), 600.0)
-            raise QueueFullError(f"{waiting} jobs wait already; come back in {wait:.0f} s", retry_after=wait)
-        job, new = self._table.add(order, self._queue.put)
+        try:
+            job, new = self._table.add(order, self._queue.put, self.settings.queue_limit)
+        except QueueFullError:
+            raise self._full() from None
         if new:
             self._queue.ring()
             self.board.touch(job.id)
         return self._told(job)
+
+    def _full(self) -> QueueFullError:
+        """What is said where as many jobs wait as may."""
+        waiting, all_of_it = self.waiting(), self._pace.seconds(self._table.waiting_work()) or 0.0
+        wait = min(max(1.0, all_of_it / max(1, waiting)), 600.0)
+        return QueueFullError(f"{waiting} jobs wait already; come back in {wait:.0f} s", retry_after=wait)
 
     def keep(self, picture: Picture, owner: str) -> Path:
         """Where a picture is kept that an owner's requests may start from.
@@ -271,11 +274,17 @@ class Engine:
 
     def job(self, job_id: str, owner: str | None = None) -> Job:
         """The job of this id. Raises JobNotFoundError: none, or another owner's."""
-        job = self._table.get(job_id, owner)
+        return self._told(self._table.get(job_id, owner))
+
+    def file(self, made: Made) -> Path:
+        """Where a job's picture is, brought to this machine where another has made it.
+
+        Raises OutputError: the store is out of reach, or there is no room.
+        """
+        path = self.settings.outputs / made.file
         if self.store is not None:
-            for made in job.made:
-                self.store.fetch(made.file, self.settings.outputs / made.file)
-        return self._told(job)
+            self.store.fetch(made.file, path)
+        return path
 
     def jobs(
         self,
@@ -284,13 +293,13 @@ class Engine:
         states: Sequence[State] = (),
         before: int | None = None,
         limit: int = 50,
+        ids: Collection[str] | None = None,
     ) -> list[Job]:
         """A page of jobs, the newest first; see `JobTable.page`."""
-        page = self._table.page(owner=owner, states=states, before=before, limit=limit)
-        if all(job.ended for job in page):
-            return page
-        places, busy = self._table.places({job.id for job in page}), self._busy()
-        return [self._placed(job, places.get(job.id, Place()), busy) for job in page]
+        page = self._table.page(owner=owner, states=states, before=before, limit=limit, ids=ids)
+        queued = {job.number for job in page if job.state == "queued"}
+        places, busy = self._table.places(queued), self._busy() if queued else None
+        return [self._placed(job, places.get(job.number, Place()), busy) for job in page]
 
     def waiting(self) -> int:
         """How many jobs wait."""

@@ -9,7 +9,6 @@ A name never leads out of the outputs folder, by a link neither.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from sfumato.app.gallery_table import Picture
 from sfumato.errors import ConflictError, OutputError, RequestError
 from sfumato.pipeline import images
 from sfumato.weights.atomic import atomic_file, write_error
+from sfumato.weights.files import file_sha256
 
 TRASH = ".trash"
 SIDES = (128, 256, 512)  # of small pictures
@@ -111,7 +111,7 @@ class PictureFiles:
             if not target.is_file() and not self._fetched(picture):
                 raise OutputError(f"the file of picture {picture.id} has vanished from the trash")
             return  # the process ended before the record of it was changed
-        if target.exists() and sha256_of(target) != picture.sha256:
+        if target.exists() and file_sha256(target) != picture.sha256:
             raise ConflictError(f"another file has the name {picture.file}; move it away first")
         with _Told(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ class PictureFiles:
         place = self.place(picture.file)
         with _Told(self.outputs):
             self.trashed(picture).unlink(missing_ok=True)
-            if place.is_file() and sha256_of(place) == picture.sha256:  # not another that has the name now
+            if place.is_file() and file_sha256(place) == picture.sha256:  # not another that has the name now
                 place.unlink()
             if self._elsewhere is not None:
                 self._elsewhere.remove(picture.file)
@@ -161,12 +161,6 @@ class PictureFiles:
 
     def _thumbnail(self, sha256: str, side: int) -> Path:
         return self.thumbnails / sha256[:2] / f"{sha256}-{side}.webp"
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Told:

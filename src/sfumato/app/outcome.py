@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 CODES: Mapping[str, str] = MappingProxyType(
     {  # of an error's class: the word programs go by
         "RequestError": "request",
+        "WorkLimitError": "work_limit",
         "PromptError": "prompt",
         "ModelNotFoundError": "model_not_found",
         "WeightsError": "model_broken",
@@ -25,6 +26,11 @@ CODES: Mapping[str, str] = MappingProxyType(
         "QuotaError": "quota",
         "OutputError": "output",
         "StorageError": "storage",
+        "JobNotFoundError": "job_not_found",
+        "PictureNotFoundError": "picture_not_found",
+        "QueueFullError": "queue_full",
+        "ClosingError": "stopping",
+        "ConflictError": "conflict",
     }
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -34,6 +33,7 @@ from sfumato.pipeline.shelf import ModelShelf
 from sfumato.pipeline.upscale_tiles import TileStep
 from sfumato.text.styles import find_styles
 from sfumato.types import StepInfo
+from sfumato.weights.files import file_sha256
 
 PREVIEW_EVERY = 0.5  # seconds between two previews
 
@@ -234,7 +234,7 @@ class Runner:
         made = Made(
             index=index,
             file=file,
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            sha256=file_sha256(path),
             width=piece.image.width,
             height=piece.image.height,
             seed=piece.seed,

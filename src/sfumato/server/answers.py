@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from sfumato import __version__
+from sfumato.app.engine import Engine
 from sfumato.app.jobs import Job, Made
 from sfumato.pipeline import images, metadata
 from sfumato.pipeline.infotext import parse
@@ -51,23 +51,23 @@ def ordered(jobs: Sequence[Job]) -> tuple[list[Made], list[Made]]:
 
 
 def generation(
-    jobs: Sequence[Job], outputs: Path, wanted: Wanted, echo: Mapping[str, Any], styles: Sequence[str]
+    jobs: Sequence[Job], engine: Engine, wanted: Wanted, echo: Mapping[str, Any], styles: Sequence[str]
 ) -> dict[str, Any]:
     """The answer to a request for pictures.
 
     Args:
         jobs: that made them, ended.
-        outputs: where their files are.
+        engine: that has their files.
         wanted: how they are wanted.
         echo: the request, as it goes back.
         styles: that it named.
     """
     grids, singles = ordered(jobs)
-    files = [file_bytes(outputs, each, wanted.file_format) for each in (*grids, *singles)]
+    files = [file_bytes(engine, each, wanted.file_format) for each in (*grids, *singles)]
     infotexts = [each.infotext for each in (*grids, *singles)]
     first = len(grids)
     if wanted.grid and not grids and len(singles) > 1:
-        sheet = images.grid([images.open_image(outputs / each.file).convert("RGB") for each in singles])
+        sheet = images.grid([images.open_image(engine.file(each)).convert("RGB") for each in singles])
         files.insert(0, images.encoded(sheet, infotexts[0], wanted.file_format))
         infotexts.insert(0, infotexts[0])
         first = 1
@@ -135,14 +135,14 @@ def _strength(request: Request) -> float | None:
     return request.hires.denoising_strength if request.hires.enabled else None
 
 
-def file_bytes(outputs: Path, made: Made, file_format: str) -> bytes:
+def file_bytes(engine: Engine, made: Made, file_format: str) -> bytes:
     """The bytes of a finished picture in the format a client wants.
 
     Raises OutputError: its file is gone or damaged.
     """
-    path, infotext = outputs / made.file, made.infotext
+    path, infotext = engine.file(made), made.infotext
     if path.suffix == f".{file_format}":
-        return read_inside(outputs, made.file)
+        return read_inside(engine.settings.outputs, made.file)
     image = images.open_image(path)
     shown: Image.Image = flatten(image, "#ffffff") if file_format == "jpg" else image
     return images.encoded(shown, infotext, file_format)

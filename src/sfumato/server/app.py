@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sfumato import __version__
 from sfumato.app.engine import Engine
 from sfumato.app.leaving import Leaving
-from sfumato.server import document, gallery, internal, jobs, login, openai, sdapi, sdapi_lists
+from sfumato.server import api_page, gallery, internal, jobs, login, openai, sdapi, sdapi_lists
 from sfumato.server.catalogue import Catalogue
 from sfumato.server.desk import Desk
 from sfumato.server.errors import SafeJSONResponse, add_handlers
@@ -49,7 +49,7 @@ def create_app(engine: Engine, leaving: Leaving | None = None) -> FastAPI:
         fetch=Fetcher().picture if engine.settings.fetch_urls else None,
     )
     add_handlers(app, engine.settings)
-    for each in (sdapi, jobs, document, login, gallery, openai, sdapi_lists, internal):  # the busiest first
+    for each in (sdapi, jobs, api_page, login, gallery, openai, sdapi_lists, internal):  # the busiest first
         app.include_router(each.router)
     app.add_middleware(Shortcut, desk=app.state.desk)
     app.add_middleware(Timed)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from sfumato.server.catalogue import Catalogue
 from sfumato.server.darkroom import Darkroom
 from sfumato.server.kept import Kept
 from sfumato.server.options import OptionStore
+from sfumato.server.problems import retry_after
 from sfumato.text.styles import Style, find_styles
 
 WAITERS = 512  # requests that wait for their pictures at once; more wait for their turn to wait
@@ -43,26 +45,32 @@ class Desk:
         default_factory=lambda: ThreadPoolExecutor(WAITERS, thread_name_prefix="waiter")
     )
     kept: Kept = field(default_factory=Kept)  # answers to those who ask again and again
-    _tasks: OrderedDict[tuple[str, str], str] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _tasks: OrderedDict[tuple[str, str], tuple[str, ...]] = field(default_factory=OrderedDict)
 
     def keep(self, data: bytes, owner: str) -> Path:
         """Where the engine has a picture that was sent. Raises as `Darkroom.opened` and `Engine.keep` do."""
         with self.darkroom.opened(data) as image:
             return self.engine.keep(image, owner)
 
-    def name_task(self, owner: str, task: str, job_id: str) -> None:
-        """Remember what a client calls a job."""
-        self._tasks[owner, task] = job_id
-        while len(self._tasks) > TASKS:
-            self._tasks.popitem(last=False)
+    def name_task(self, owner: str, task: str, job_ids: Sequence[str]) -> None:
+        """Remember what a client calls the jobs of one of its requests."""
+        with self._lock:
+            self._tasks[owner, task] = tuple(job_ids)
+            self._tasks.move_to_end((owner, task))
+            while len(self._tasks) > TASKS:
+                self._tasks.popitem(last=False)
 
-    def task(self, owner: str, task: str) -> str | None:
-        """The job that an owner calls so."""
-        return self._tasks.get((owner, task))
+    def task(self, owner: str, task: str) -> tuple[str, ...]:
+        """The jobs that an owner calls so; none = nothing is called so."""
+        with self._lock:
+            return self._tasks.get((owner, task), ())
 
     def tasks(self, owner: str) -> dict[str, str]:
         """Names by job."""
-        return {job_id: task for (mine, task), job_id in self._tasks.items() if mine == owner}
+        with self._lock:
+            mine = [(task, ids) for (whose, task), ids in self._tasks.items() if whose == owner]
+        return {job_id: task for task, ids in mine for job_id in ids}
 
     async def ended(self, job_id: str) -> Job:
         """Wait for a job without keeping others waiting.
@@ -81,7 +89,7 @@ class Desk:
                 raise HTTPException(
                     503,
                     f"the server is stopping; job {job_id} is kept and made when it starts again",
-                    {"Retry-After": "60"},
+                    retry_after(60),
                 )
 
     async def standing(self, owner: str) -> Standing:

@@ -1,55 +1,24 @@
-"""Whatever a client may get wrong, as one JSON shape: {error, detail, body, errors}. No traces, no paths."""
+"""Whatever a client may get wrong becomes a problem, and that an answer. No traces, no paths."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from sfumato.app.jobs import Fault
 from sfumato.app.outcome import fault_of
 from sfumato.app.settings import Settings, shown
 from sfumato.errors import QueueFullError, SfumatoError
+from sfumato.server.problems import STATUSES, Problem, code_of, retry_after
 
 log = logging.getLogger(__name__)
-
-STATUSES: Mapping[str, int] = MappingProxyType(  # of an error's class
-    {
-        "RequestError": 422,
-        "WorkLimitError": 413,
-        "PromptError": 422,
-        "WeightsError": 422,
-        "ModelNotFoundError": 404,
-        "JobNotFoundError": 404,
-        "PictureNotFoundError": 404,
-        "OutOfMemoryError": 413,
-        "OutputError": 422,  # a picture that was sent cannot be read
-        "QueueFullError": 429,
-        "ClosingError": 503,
-        "QuotaError": 507,
-        "ConflictError": 409,
-        "StorageError": 503,
-    }
-)
-FAULTS: Mapping[str, int] = MappingProxyType(  # of a failed job's code
-    {
-        "request": 422,
-        "prompt": 422,
-        "model_not_found": 404,
-        "model_broken": 422,
-        "out_of_memory": 413,
-        "no_space": 507,
-        "quota": 507,
-    }
-)
 
 
 class SafeJSONResponse(JSONResponse):
@@ -67,28 +36,30 @@ class FaultError(HTTPException):
     """A job that failed, as an answer."""
 
     def __init__(self, fault: Fault) -> None:
-        super().__init__(FAULTS.get(fault.code, 500), fault.message)
+        ours = fault.code in ("output", "timeout")  # what it made could not be written, it made no step
+        super().__init__(500 if ours else STATUSES[fault.code], fault.message)
         self.code = fault.code
 
 
 def add_handlers(app: FastAPI, settings: Settings) -> None:
     """Answer every error in the one shape."""
 
-    async def known(request: Request, error: Exception) -> JSONResponse:
+    async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, SfumatoError)
-        headers = (
-            {"Retry-After": f"{math.ceil(error.retry_after)}"} if isinstance(error, QueueFullError) else {}
-        )
-        return _answer(status_of(error), type(error).__name__, shown(str(error), settings), headers=headers)
+        return _answer(request, problem_of(error, settings))
 
-    async def refused(request: Request, error: Exception) -> JSONResponse:
+    async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, StarletteHTTPException)
-        name = error.code if isinstance(error, FaultError) else "HTTPException"
-        return _answer(
-            error.status_code, name, shown(str(error.detail), settings), headers=dict(error.headers or {})
+        problem = Problem(
+            status=error.status_code,
+            code=error.code if isinstance(error, FaultError) else code_of(error.status_code),
+            name=error.code if isinstance(error, FaultError) else "HTTPException",
+            detail=shown(str(error.detail), settings),
+            headers=dict(error.headers or {}),
         )
+        return _answer(request, problem)
 
-    async def misread(request: Request, error: Exception) -> JSONResponse:
+    async def misread(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         wrong = [
             {"loc": list(each["loc"]), "msg": str(each["msg"]), "type": each["type"]}
@@ -96,11 +67,18 @@ def add_handlers(app: FastAPI, settings: Settings) -> None:
         ]
         first = wrong[0] if wrong else {"loc": [], "msg": "not understood"}
         where = ".".join(str(part) for part in first["loc"] if part != "body")
-        return _answer(422, "RequestValidationError", f"{where}: {first['msg']}".lstrip(": "), wrong)
+        detail = f"{where}: {first['msg']}".lstrip(": ")
+        if first["loc"] == ["body"] and "json" not in request.headers.get("content-type", ""):
+            detail = "the body is not read as JSON; send Content-Type: application/json"
+        problem = Problem(
+            status=422, code="invalid", name="RequestValidationError", detail=detail, errors=wrong
+        )
+        return _answer(request, problem)
 
-    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+    async def unforeseen(request: Request, error: Exception) -> Response:
         log.error("%s %s", request.method, request.url.path, exc_info=error)
-        return _answer(500, "InternalError", "an unforeseen error; the log has its details")
+        detail = "an unforeseen error; the log has its details"
+        return _answer(request, Problem(status=500, code="internal", name="InternalError", detail=detail))
 
     app.add_exception_handler(SfumatoError, known)
     app.add_exception_handler(StarletteHTTPException, refused)
@@ -108,23 +86,21 @@ def add_handlers(app: FastAPI, settings: Settings) -> None:
     app.add_exception_handler(Exception, unforeseen)
 
 
-def status_of(error: SfumatoError) -> int:
-    """The HTTP status of an error: a full disk's, or that of its class or the nearest above it."""
-    if fault_of(error).code == "no_space":
-        return FAULTS["no_space"]
-    return next((STATUSES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in STATUSES), 500)
+def problem_of(error: SfumatoError, settings: Settings) -> Problem:
+    """An error of our tree, without the places of this machine."""
+    code = fault_of(error).code
+    return Problem(
+        status=STATUSES[code],
+        code=code,
+        name=type(error).__name__,
+        detail=shown(str(error), settings),
+        headers=retry_after(error.retry_after) if isinstance(error, QueueFullError) else {},
+    )
 
 
-def _answer(
-    status: int,
-    error: str,
-    detail: str,
-    errors: Any = "",
-    *,
-    headers: Mapping[str, str] = MappingProxyType({}),
-) -> JSONResponse:
-    content = {"error": error, "detail": detail, "body": "", "errors": errors or detail}
-    return SafeJSONResponse(content, status, headers=dict(headers))
+def _answer(request: Request, problem: Problem) -> Response:
+    headers = {**problem.headers, "Content-Type": "application/json"}
+    return Response(problem.body(request.scope), problem.status, headers)
 
 
 def _finite(value: Any) -> Any:

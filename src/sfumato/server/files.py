@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from sfumato.errors import OutputError, RequestError
 
 MAX_NAME = 400  # characters
+KINDS: Mapping[str, str] = MappingProxyType(  # of pictures, by the endings of their names
+    {
+        ".png": "image/png",
+        ".jpg": "image/jpeg",
+        ".jpeg": "image/jpeg",
+        ".webp": "image/webp",
+        ".gif": "image/gif",
+    }
+)
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 

@@ -20,7 +20,7 @@ from sfumato.app.settings import shown
 from sfumato.errors import RequestError, SfumatoError
 from sfumato.server import pictures
 from sfumato.server.desk import Here, Owner
-from sfumato.server.jobs import KINDS as PICTURE_KINDS
+from sfumato.server.files import KINDS as PICTURE_KINDS
 from sfumato.server.jobs import Reader
 
 MAX_NUMBER = 2**63 - 1
@@ -189,7 +189,7 @@ def file(picture_id: str, request: Request, desk: Here, reader: Reader) -> Respo
     gallery = desk.engine.gallery
     found = gallery.get(picture_id, reader)
     suffix = Path(found.file).suffix.lower()
-    kind = PICTURE_KINDS.get(suffix.replace(".jpeg", ".jpg"), "application/octet-stream")
+    kind = PICTURE_KINDS.get(suffix, "application/octet-stream")
     return _bytes(request, found.sha256, kind, lambda: gallery.read(found), f"{found.id}{suffix}")
 
 

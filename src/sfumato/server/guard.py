@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 import logging
-import math
 import re
 import secrets
 import time
@@ -35,6 +33,7 @@ from sfumato.server.policy import (
     is_trusted,
     knows_host,
 )
+from sfumato.server.problems import Problem, retry_after
 
 log = logging.getLogger("sfumato.access")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{8,64}")
@@ -173,9 +172,7 @@ class Guard:
             return self.accounts.by_password(name, password)
         wait = self._wrong.take(client)
         if wait:
-            raise RefusedError(
-                429, "login", "too many wrong passwords", {"Retry-After": str(math.ceil(wait))}
-            )
+            raise RefusedError(429, "login", "too many wrong passwords", retry_after(wait))
         async with self._hashing:
             visitor = await asyncio.to_thread(self.accounts.by_password, name, password)
         if visitor is not None:
@@ -185,7 +182,7 @@ class Guard:
     def _take(self, key: str) -> None:
         wait = self._calls.take(key)
         if wait:
-            raise RefusedError(429, "rate", "too many requests", {"Retry-After": str(math.ceil(wait))})
+            raise RefusedError(429, "rate", "too many requests", retry_after(wait))
 
     async def _serve(
         self, scope: Scope, receive: Receive, answer: Answer, call: Call, visitor: Visitor | None
@@ -233,7 +230,7 @@ class Answer:
 
     def __init__(self, send: Send, scope: Scope, request_id: str, policy: Policy) -> None:
         """Answer one request."""
-        self._send, self._policy = send, policy
+        self._send, self._scope, self._policy = send, scope, policy
         self._socketed = scope["type"] == "websocket"
         self._origin: str | None = None
         self._begun = False
@@ -275,18 +272,14 @@ class Answer:
         if self._socketed:
             await self._send({"type": "websocket.close", "code": 1008})
             return
-        content = {
-            "error": type(refused).__name__,
-            "detail": refused.detail,
-            "body": "",
-            "errors": refused.detail,
-            "code": refused.code,
-            "request_id": self.request_id,
-        }
+        problem = Problem(
+            status=refused.status, code=refused.code, name=type(refused).__name__, detail=refused.detail
+        )
+        scope = {**self._scope, "state": {"request_id": self.request_id}}
         extra = {**refused.headers, "Content-Type": "application/json"}
         if refused.status in (408, 413):
             extra["Connection"] = "close"
-        await self._whole(refused.status, extra, json.dumps(content).encode("ascii"))
+        await self._whole(refused.status, extra, problem.body(scope))
 
     async def preflight(self) -> None:
         """Answer a browser that asks on behalf of a page whether it may call."""

@@ -18,6 +18,7 @@ from sfumato.errors import JobNotFoundError
 from sfumato.server import pictures
 from sfumato.server.desk import Desk, Here, Owner
 from sfumato.server.errors import SafeJSONResponse
+from sfumato.server.files import KINDS
 from sfumato.server.options import DEFAULTS
 from sfumato.weights import store
 from sfumato.weights.info import describe
@@ -25,7 +26,6 @@ from sfumato.weights.info import describe
 router = APIRouter(tags=["internal"])
 PREVIEWS = (".png", ".preview.png", ".jpg", ".jpeg", ".webp", ".gif")
 MAX_PREVIEW = 16 * 2**20  # bytes
-_KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
 
 class TaskBody(BaseModel):
@@ -54,13 +54,15 @@ class TaskAnswer(BaseModel):
 @router.post("/internal/progress")
 def progress(body: TaskBody, desk: Here, owner: Owner) -> TaskAnswer:
     """How far a task of the caller's is, by the name it was given with force_task_id, or a job's own."""
-    job = _job(desk, owner, body.id_task or "")
-    if job is None:
+    jobs = _jobs(desk, owner, body.id_task or "")
+    if not jobs:
         return TaskAnswer(
             active=False, queued=False, completed=False, id_live_preview=-1, textinfo="Waiting..."
         )
-    if job.ended:
+    left = [job for job in jobs if not job.ended]
+    if not left:
         return TaskAnswer(active=False, queued=False, completed=True, id_live_preview=-1)
+    job = next((job for job in left if job.state == "running"), left[0])
     if job.state == "queued":
         place = (job.position or 0) + 1
         return TaskAnswer(
@@ -79,7 +81,7 @@ def progress(body: TaskBody, desk: Here, owner: Owner) -> TaskAnswer:
         active=True,
         queued=False,
         completed=False,
-        progress=now.share if now else 0.0,
+        progress=(len(jobs) - len(left) + (now.share if now else 0.0)) / len(jobs),
         eta=now.seconds_left if now else None,
         live_preview=f"data:image/jpeg;base64,{pictures.write(preview)}" if fresh and preview else None,
         id_live_preview=number,
@@ -91,7 +93,7 @@ def pending_tasks(desk: Here, owner: Owner) -> dict[str, Any]:
     """The caller's tasks that wait or run."""
     names = desk.tasks(owner)
     jobs = desk.engine.jobs(owner=owner, states=["queued", "running"], limit=1000)
-    tasks = [names.get(job.id, job.id) for job in reversed(jobs)]
+    tasks = list(dict.fromkeys(names.get(job.id, job.id) for job in reversed(jobs)))
     return {"size": len(tasks), "tasks": tasks}
 
 
@@ -138,7 +140,7 @@ def thumb(desk: Here, filename: str = "") -> Response:
     for ending in PREVIEWS:
         preview = stem.with_name(stem.name + ending)
         if preview.is_file() and preview.stat().st_size <= MAX_PREVIEW:
-            return Response(preview.read_bytes(), media_type=_KINDS.get(preview.suffix, "image/gif"))
+            return Response(preview.read_bytes(), media_type=KINDS[preview.suffix])
     raise HTTPException(404, f"{filename[:80]!r} has no preview")
 
 
@@ -154,8 +156,9 @@ def _model(desk: Desk, name: str) -> Path:
     return store.find(desk.engine.settings.models, name, paths=False)
 
 
-def _job(desk: Desk, owner: str, task: str) -> Job | None:
+def _jobs(desk: Desk, owner: str, task: str) -> list[Job]:
+    """The jobs of a task in order; none = there is no such task of the owner's."""
     try:
-        return desk.engine.job(desk.task(owner, task) or task, owner)
+        return [desk.engine.job(job_id, owner) for job_id in desk.task(owner, task) or (task,)]
     except JobNotFoundError:
-        return None
+        return []

@@ -26,16 +26,13 @@ from sfumato.app.settings import shown
 from sfumato.errors import JobNotFoundError, OutputError, QueueFullError, RequestError, SfumatoError
 from sfumato.pipeline.scripts.fields import convert, from_row, request_fields, unknown, with_values
 from sfumato.server.desk import Desk, Here, Owner
-from sfumato.server.errors import status_of
+from sfumato.server.errors import problem_of
 from sfumato.server.feeds import Feeds
-from sfumato.server.files import read_inside
+from sfumato.server.files import KINDS, read_inside
 from sfumato.text.styles import Style
 
 MAX_REQUEST = 2**20  # characters of a request as JSON
 MAX_BATCH = 500
-KINDS: Mapping[str, str] = MappingProxyType(
-    {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
-)
 _FOREIGN_PICTURES: Mapping[str, str] = MappingProxyType({"init_image": "source.image", "mask": "mask.image"})
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
@@ -110,15 +107,26 @@ def submit(body: JobBody, desk: Here, owner: Owner, key: Key = None) -> dict[str
 def submit_batch(body: BatchBody, desk: Here, owner: Owner) -> dict[str, Any]:
     """Take many jobs in: all are checked first; one that finds no room has an error in its place."""
     requests = [_read(desk, each) for each in body.jobs]
-    answers: list[dict[str, Any]] = []
+    taken: list[Job | SfumatoError] = []
     for each, request in zip(body.jobs, requests, strict=True):
         try:
-            answers.append({"job": _job(desk, _submit(desk, owner, each, request))})
+            taken.append(_submit(desk, owner, each, request))
         except SfumatoError as error:
-            if not answers and isinstance(error, QueueFullError):
+            if not taken and isinstance(error, QueueFullError):
                 raise
-            message = shown(str(error), desk.engine.settings)
-            answers.append({"error": {"code": status_of(error), "message": message}})
+            taken.append(error)
+    ids = [each.id for each in taken if isinstance(each, Job)]
+    now = {
+        each.id: each for each in desk.engine.jobs(ids=ids, limit=MAX_BATCH)
+    }  # each after the last came in
+    answers = []
+    for each_taken in taken:
+        if isinstance(each_taken, Job):
+            answers.append({"job": _job(desk, now[each_taken.id])})
+        else:
+            problem = problem_of(each_taken, desk.engine.settings)
+            told = {"code": problem.code, "status": problem.status, "message": problem.detail}
+            answers.append({"error": told})
     return {"jobs": answers}
 
 
@@ -230,6 +238,7 @@ def picture(job_id: str, index: int, request: Request, desk: Here, reader: Reade
         return Response(status_code=304, headers=headers)
     name = Path(made.file)
     try:
+        desk.engine.file(made)
         data = read_inside(desk.engine.settings.outputs, made.file)
     except OutputError as error:
         raise HTTPException(404, "the file of this picture has vanished") from error

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from starlette.types import Message, Receive
 
 from sfumato.server.policy import Policy, RefusedError
+from sfumato.server.problems import retry_after
 
 MAX_HEADERS = 100
 MAX_HEADER = 8 * 2**10  # bytes of one
@@ -75,9 +76,9 @@ class Crowd:
     def inside(self, client: str) -> Iterator[None]:
         """Count a request while it is under way. Raises RefusedError: there are too many."""
         if self.here[client] >= max(1, self.most // 2):
-            raise RefusedError(429, "connections", "too many requests at once", {"Retry-After": "1"})
+            raise RefusedError(429, "connections", "too many requests at once", retry_after(1))
         if self.total >= self.most:
-            raise RefusedError(503, "busy", "the server is busy", {"Retry-After": "1"})
+            raise RefusedError(503, "busy", "the server is busy", retry_after(1))
         self.here[client] += 1
         try:
             yield
@@ -130,7 +131,7 @@ class Intake:
                 raise self.refusal
             if not fits:
                 self.refusal = RefusedError(
-                    503, "busy", "too much is being sent to the server", {"Retry-After": "5"}
+                    503, "busy", "too much is being sent to the server", retry_after(5)
                 )
                 raise self.refusal
         return message

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from PIL import Image, ImageOps
 from pydantic import BaseModel, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 
 from sfumato import types
 from sfumato.app.jobs import Job
-from sfumato.app.settings import shown
-from sfumato.errors import ModelNotFoundError, QueueFullError, RequestError, SfumatoError
+from sfumato.errors import ModelNotFoundError, RequestError
 from sfumato.pipeline.source import source_size
 from sfumato.server import answers, pictures
 from sfumato.server.desk import Desk, Here, Owner
-from sfumato.server.errors import FaultError, SafeJSONResponse, status_of
+from sfumato.server.errors import FaultError
 
 MAX_PICTURES = 10
 FOREIGN = ("dall-e", "gpt-image", "gpt-")  # names that mean: the server's own
@@ -49,37 +46,7 @@ class EditBody(Body):
     strength: float = Field(default=0.75, ge=0, le=1, description="0 = the picture, 1 = nothing of it")
 
 
-class Shaped(APIRoute):
-    """Answers errors in the shape that the clients expect: {"error": {message, type, param, code}}."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, with errors turned into answers."""
-        handle = super().get_route_handler()
-
-        async def shaped(request: Request) -> Response:
-            settings = request.app.state.desk.engine.settings
-            headers: dict[str, str] = {}
-            try:
-                return await handle(request)
-            except SfumatoError as error:
-                status, code, message = status_of(error), type(error).__name__, str(error)
-                if isinstance(error, QueueFullError):
-                    headers["Retry-After"] = str(int(error.retry_after) + 1)
-            except HTTPException as error:
-                code = error.code if isinstance(error, FaultError) else "error"
-                status, message = error.status_code, str(error.detail)
-            except RequestValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(str(part) for part in first["loc"] if part != "body")
-                status, code, message = 422, "invalid", f"{where}: {first['msg']}"
-            kind = "invalid_request_error" if status < 500 else "server_error"
-            said = {"message": shown(message, settings), "type": kind, "param": None, "code": code}
-            return SafeJSONResponse({"error": said}, status, headers=headers)
-
-        return shaped
-
-
-router = APIRouter(prefix="/v1", tags=["openai"], route_class=Shaped)
+router = APIRouter(prefix="/v1", tags=["openai"])
 FORM = {"requestBody": {"content": {"multipart/form-data": {"schema": {"type": "object"}}}, "required": True}}
 
 
@@ -196,11 +163,12 @@ async def _answer(desk: Desk, body: Body, job: Job, request: Request) -> dict[st
     if job.fault is not None:
         raise FaultError(job.fault)
     file_format = {"jpeg": "jpg"}.get(body.output_format, body.output_format)
-    outputs = desk.engine.settings.outputs
     if body.response_format == "url":
         base = str(request.base_url).rstrip("/")
         data = [{"url": f"{base}/api/v1/pictures/{job.id}/{made.index}"} for made in job.made]
     else:
-        files = [await run_in_threadpool(answers.file_bytes, outputs, made, file_format) for made in job.made]
+        files = [
+            await run_in_threadpool(answers.file_bytes, desk.engine, made, file_format) for made in job.made
+        ]
         data = [{"b64_json": pictures.write(each)} for each in files]
     return {"created": int(time.time()), "data": data, "output_format": body.output_format}

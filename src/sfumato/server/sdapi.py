@@ -151,7 +151,7 @@ async def _made(desk: Desk, owner: str, order: orders.Order, body: GenerationBod
         _submit, desk, owner, kind, [(each, order.script) for each in order.requests]
     )
     if body.force_task_id:
-        desk.name_task(owner, body.force_task_id, ids[-1])
+        desk.name_task(owner, body.force_task_id, ids)
     return await _ended(desk, ids)
 
 
@@ -186,8 +186,7 @@ def _answer(
 ) -> GenerationAnswer:
     settings = {**desk.options.values(owner), **checked(body.override_settings or {})}
     wanted = answers.Wanted(file_format=_format(settings), send=body.send_images, grid=body.save_images)
-    outputs = desk.engine.settings.outputs
-    return GenerationAnswer(**answers.generation(jobs, outputs, wanted, echo, body.styles or ()))
+    return GenerationAnswer(**answers.generation(jobs, desk.engine, wanted, echo, body.styles or ()))
 
 
 async def _enlarged(desk: Desk, owner: str, body: ExtrasBody, sent: Sequence[str]) -> list[tuple[Job, str]]:
@@ -207,7 +206,7 @@ async def _enlarged(desk: Desk, owner: str, body: ExtrasBody, sent: Sequence[str
     def read(job: Job) -> str:
         if not job.made:
             return ""
-        return pictures.write(answers.file_bytes(desk.engine.settings.outputs, job.made[0], file_format))
+        return pictures.write(answers.file_bytes(desk.engine, job.made[0], file_format))
 
     return [(job, await run_in_threadpool(read, job)) for job in jobs]
 

@@ -79,7 +79,7 @@ class Results:
     def send(self, visit: Visit, job_id: str, chosen: str) -> Sent:
         """The picture that is chosen. Raises RequestError: there is none yet."""
         made = self._made(visit, job_id, int(chosen))
-        path = self.site.engine.settings.outputs / made.file
+        path = self.site.engine.file(made)
         source = self.site.engine.job(job_id, visit.reader).request.source.image
         return Sent(image=path, infotext=made.infotext, before=source if isinstance(source, Path) else None)
 

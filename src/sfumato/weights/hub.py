@@ -36,6 +36,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented,
 
 from sfumato.errors import DownloadError, SfumatoError, WeightsError
 from sfumato.weights.atomic import sync_folder, write_error
+from sfumato.weights.files import file_sha256
 from sfumato.weights.info import describe
 from sfumato.weights.trees import ENDINGS
 
@@ -249,12 +250,11 @@ def _stream(remote: _Remote, part: Path, done: int, api: HfApi) -> Iterator[int]
 
 
 def _verify(remote: _Remote, part: Path) -> None:
-    with part.open("rb") as file:
-        if _SHA256.fullmatch(remote.etag):
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        else:  # git's name of a small file's contents
-            data = file.read()
-            found = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    if _SHA256.fullmatch(remote.etag):
+        found = file_sha256(part)
+    else:  # git's name of a small file's contents
+        data = part.read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     if found != remote.etag:
         part.unlink()
         raise DownloadError(
