@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfumato.errors import PromptError
-from sfumato.text.chunks import Chunk, count_tokens, split
+from sfumato.text.chunks import Chunk, Coined, count_tokens, split
 from sfumato.text.limits import MAX_CHUNKS
 from sfumato.text.tokenizer import END_ID, START_ID, Tokenizer
 from sfumato.types import EmphasisMode
@@ -148,3 +148,32 @@ def test_every_chunk_has_77_places_and_no_word_is_lost(text: str, backtrack: int
 
     assert said(chunks) == said(whole)
     assert count_tokens("", tokenizer).limit == 75
+
+
+def test_a_coined_word_takes_as_many_places_as_it_has_vectors(tokenizer: Tokenizer) -> None:
+    word = Coined.of("bird cat", 3, tokenizer)
+    (chunk,) = split("cat (bird cat:1.5) cat", tokenizer, coined=[word])
+    assert words(chunk) == [CAT, 0, 0, 0, CAT]
+    assert chunk.coined == ((2, "bird cat"),)
+    assert chunk.weights[:6] == (1.0, 1.0, 1.5, 1.5, 1.5, 1.0)
+    assert count_tokens("cat bird cat cat", tokenizer, coined=[word]).used == 5
+
+
+def test_of_coined_words_the_longest_is_meant(tokenizer: Tokenizer) -> None:
+    coined = [Coined.of(name, 1, tokenizer) for name in ("cat", "cat bird")]
+    (chunk,) = split("cat bird cat", tokenizer, coined=coined)
+    assert chunk.coined == ((1, "cat bird"), (2, "cat"))
+
+
+def test_a_coined_word_that_does_not_fit_begins_a_row(tokenizer: Tokenizer) -> None:
+    word = Coined.of("bird", 3, tokenizer)
+    first, second = split("cat " * 73 + "bird", tokenizer, coined=[word])
+    assert words(first) == [CAT] * 73
+    assert second.coined == ((1, "bird"),)
+    (both,) = split("cat " * 72 + "bird", tokenizer, coined=[word])
+    assert both.coined == ((73, "bird"),)
+
+
+def test_a_coined_word_too_long_for_a_row_is_text(tokenizer: Tokenizer) -> None:
+    (chunk,) = split("bird", tokenizer, coined=[Coined.of("bird", 76, tokenizer)])
+    assert words(chunk) == [BIRD]

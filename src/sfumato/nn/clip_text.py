@@ -6,6 +6,7 @@ checkpoints hold it.
 Shape letters: B prompts, T tokens (77 for a whole chunk), E width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,6 +20,7 @@ from sfumato.nn.layers import require
 
 Activation = Literal["quick_gelu", "gelu"]
 Skip = Literal["last", "penultimate"]
+Coined = tuple[int, int, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +56,11 @@ class Embeddings(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.position_embedding = nn.Embedding(config.max_length, config.width)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Look ids (B,T) up: (B,T,E)."""
+    def forward(self, ids: Tensor, coined: Sequence[Coined] = ()) -> Tensor:
+        """Look ids (B,T) up, but for the places that coined words take: (B,T,E)."""
         tokens: Tensor = self.token_embedding(ids)
+        for row, place, vectors in coined:
+            tokens[row, place : place + len(vectors)] = vectors.to(tokens)
         return tokens + self.position_embedding.weight[: ids.shape[1]]
 
 
@@ -135,9 +139,9 @@ class TextModel(nn.Module):
         self.encoder = Encoder(config)
         self.final_layer_norm = nn.LayerNorm(config.width)
 
-    def forward(self, ids: Tensor, used: int) -> Tensor:
+    def forward(self, ids: Tensor, used: int, coined: Sequence[Coined] = ()) -> Tensor:
         """Encode ids (B,T) with the first `used` layers: (B,T,E)."""
-        out: Tensor = self.final_layer_norm(self.encoder(self.embeddings(ids), used))
+        out: Tensor = self.final_layer_norm(self.encoder(self.embeddings(ids, coined), used))
         return out
 
 
@@ -150,13 +154,15 @@ class CLIPText(nn.Module):
         self.text_model = TextModel(config)
         self._initialise()
 
-    def forward(self, ids: Tensor, clip_skip: int = 1) -> Tensor:
+    def forward(self, ids: Tensor, clip_skip: int = 1, coined: Sequence[Coined] = ()) -> Tensor:
         """Encode prompts.
 
         Args:
             ids: (B,T) token ids with start, end and padding, T at most `max_length`.
             clip_skip: k takes the k-th hidden state from the end, so k - 1 layers are left out. No effect on
                 encoders built without their last layer ("penultimate").
+            coined: words with vectors of their own: row, first place and vectors (V,E) of each, which stand
+                there in place of what `ids` say.
 
         Returns:
             (B,T,E) after the final layer norm.
@@ -171,7 +177,7 @@ class CLIPText(nn.Module):
             raise RequestError(
                 f"clip_skip={clip_skip} is outside 1 to {self.config.layers}, the layers of this text encoder"
             )
-        out: Tensor = self.text_model(ids, self.config.layers - clip_skip + 1)
+        out: Tensor = self.text_model(ids, self.config.layers - clip_skip + 1, coined)
         return out
 
     @torch.no_grad()

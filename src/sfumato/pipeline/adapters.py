@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfumato.errors import ModelNotFoundError, PromptError
 from sfumato.pipeline import memory
+from sfumato.pipeline.embeddings import EmbeddingShelf, fits
 from sfumato.pipeline.wishes import Curve, read_wish
 from sfumato.text import grammar
-from sfumato.text.networks import NetworkTag
+from sfumato.types import Prompt
 from sfumato.weights import store
 from sfumato.weights.adapters.apply import Use
+from sfumato.weights.adapters.embeddings import Embedding, vectors_of
 from sfumato.weights.adapters.read import Adapter, Fitted, fit, read_adapter
 
 if TYPE_CHECKING:
@@ -38,6 +40,19 @@ class Worn:
     calls: int = 1  # of the denoiser in the pass
     on_the_fly: bool = False  # else merged
     hashes: tuple[tuple[str, str], ...] = ()  # name and hash of each adapter
+    embeddings: tuple[Embedding, ...] = ()  # that the prompts call by name
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The embeddings that are files of their own, as they stand in the pictures."""
+        own = (each for each in self.embeddings if " " not in each.digest)
+        return tuple(f"{each.name}: {each.digest[:_HASH_DIGITS]}" for each in own)
+
+    @property
+    def text_key(self) -> tuple[object, ...]:
+        """Tells what the text encoder makes of a text."""
+        words = ((each.name, each.digest) for each in self.embeddings)
+        return (self.on_the_fly, *(use.key for use in self.text), *words)
 
     def at(self, call: int) -> tuple[Use, ...]:
         """What the U-Net wears at a call, counted from 0."""
@@ -54,16 +69,17 @@ class AdapterShelf:
     def __init__(self, folder: Path, *, paths: bool = True) -> None:
         """Look names up in `folder`; with `paths`, a path anywhere on the machine is accepted too."""
         self.folder = folder
+        self.embeddings = EmbeddingShelf(folder)
         self._paths = paths
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[Path, int, int], Adapter] = OrderedDict()
         self._fitted: dict[tuple[Path, int, int], tuple[object, Fitted]] = {}
 
-    def wear(self, tags: Iterable[NetworkTag], models: Models, steps: int, calls: int) -> Worn:
-        """Understand the tags of a prompt for a checkpoint.
+    def wear(self, prompt: Prompt, models: Models, steps: int, calls: int) -> Worn:
+        """Understand the tags of a prompt, and the embeddings it calls by name, for a checkpoint.
 
         Args:
-            tags: of the prompt.
+            prompt: both texts.
             models: the checkpoint.
             steps: of the pass.
             calls: of the denoiser in it.
@@ -76,6 +92,10 @@ class AdapterShelf:
         text: list[Use] = []
         unet: list[tuple[Use, Curve]] = []
         hashes: dict[str, str] = {}
+        positive, tags = grammar.split_tags(grammar.strip_comments(prompt.text))
+        width = models.spec.text.width
+        words = self.embeddings.called(f"{positive}\n{prompt.negative}", width, models.reader.tokenizer)
+        coined = {each.name: each for each in words}
         for tag in tags:
             if tag.kind not in LORA:
                 raise PromptError(f"{tag} asks for a {tag.kind!r}; known are <lora:name:1>: remove the tag")
@@ -85,6 +105,9 @@ class AdapterShelf:
             text.append(Use(part=fitted.parts["text"], strength=wish.text, rank=wish.rank))
             use = Use(part=fitted.parts["unet"], strength=1.0, blocks=wish.blocks, rank=wish.rank)
             unet.append((use, wish.unet))
+            for each in bundled(fitted.adapter):
+                if fits(each, width):
+                    coined.setdefault(each.name, each)
         needed = sum(use.bytes_merged(models.checkpoint.text) for use in text)
         needed += sum(use.bytes_merged(models.checkpoint.unet) for use, _ in unet)
         return Worn(
@@ -94,6 +117,7 @@ class AdapterShelf:
             on_the_fly=any(curve.varies for _, curve in unet)
             or needed > memory.available_bytes(models.device),
             hashes=tuple(hashes.items()),
+            embeddings=tuple(coined.values()),
         )
 
     def find(self, name: str) -> Path:
@@ -132,9 +156,11 @@ class AdapterShelf:
             return fitted
 
 
-def network_tags(prompt: str) -> list[NetworkTag]:
-    """The network tags of a positive prompt. Raises PromptError: it is too long."""
-    return grammar.split_tags(grammar.strip_comments(prompt))[1]
+def bundled(adapter: Adapter) -> Iterator[Embedding]:
+    """The embeddings that an adapter brings along."""
+    for token, tensor in adapter.embeddings.items():
+        vectors = vectors_of(adapter.path, {"emb_params": tensor})
+        yield Embedding(name=token, vectors=vectors, digest=f"{adapter.digest} {token}")
 
 
 def unmatched_line(keys: Sequence[str]) -> str:

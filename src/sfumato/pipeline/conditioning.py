@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from sfumato.errors import PromptError
 from sfumato.nn.clip_text import CLIPText
 from sfumato.pipeline.adapters import NOTHING, Worn
 from sfumato.text import chunks, grammar
+from sfumato.text.chunks import Chunk, Coined
 from sfumato.text.tokenizer import END_ID, Tokenizer
 from sfumato.types import EmphasisMode, Prompt
 from sfumato.weights.adapters.apply import Adapted
@@ -116,16 +117,17 @@ class PromptReader:
         Raises PromptError: beyond the limits of the prompt language.
         """
         bare = grammar.split_tags(grammar.strip_comments(text))[0]
-        ids = [
-            chunk.ids
+        rows = [
+            chunk
             for part in grammar.split_parts(bare)
             for chunk in chunks.split(
                 grammar.timeline(part.text, 1)[-1].text, self.tokenizer, pad_token=self.pad_token
             )
         ]
-        states = self._states(ids, 1)  # (N,T,E)
-        ends = torch.tensor([row.index(END_ID) for row in ids], device=states.device)
-        return states[torch.arange(len(ids), device=states.device), ends].float().mean(0)
+        self.adapted.use(())
+        states = self._states(rows, 1, {})  # (N,T,E)
+        ends = torch.tensor([row.ids.index(END_ID) for row in rows], device=states.device)
+        return states[torch.arange(len(rows), device=states.device), ends].float().mean(0)
 
     def _timeline(self, text: str, prompt: Prompt, calls: int, calls_before: int, worn: Worn) -> Timeline:
         """Encode every text that `text` becomes in the course of the calls, in one go."""
@@ -137,19 +139,23 @@ class PromptReader:
         )
 
     def _encoded(self, texts: tuple[str, ...], prompt: Prompt, worn: Worn) -> dict[str, Tensor]:
-        key = (texts, prompt.clip_skip, prompt.emphasis, (worn.on_the_fly, *(use.key for use in worn.text)))
+        key = (texts, prompt.clip_skip, prompt.emphasis, worn.text_key)
         if key not in self._remembered:
-            self._remembered[key] = self._encode(Counter(texts), prompt)
+            self._remembered[key] = self._encode(Counter(texts), prompt, worn)
         self._remembered.move_to_end(key)
         while len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)
         return self._remembered[key]
 
     @torch.no_grad()
-    def _encode(self, texts: Counter[str], prompt: Prompt) -> dict[str, Tensor]:
+    def _encode(self, texts: Counter[str], prompt: Prompt, worn: Worn) -> dict[str, Tensor]:
         """Give each text its context (1,K·T,E); all are padded with empty chunks to one length."""
+        words = [Coined.of(each.name, len(each.vectors), self.tokenizer) for each in worn.embeddings]
+        vectors = {each.name: each.vectors for each in worn.embeddings}
         split = [
-            chunks.split(text, self.tokenizer, emphasis=prompt.emphasis, pad_token=self.pad_token)
+            chunks.split(
+                text, self.tokenizer, emphasis=prompt.emphasis, pad_token=self.pad_token, coined=words
+            )
             for text in texts
         ]
         empty = chunks.split("", self.tokenizer, emphasis=prompt.emphasis, pad_token=self.pad_token)
@@ -158,18 +164,21 @@ class PromptReader:
         contexts = []
         for place in range(length):
             column = [each[place] if place < len(each) else empty[0] for each in split]
-            states = self._states([chunk.ids for chunk in column], prompt.clip_skip)  # (N,T,E)
+            states = self._states(column, prompt.clip_skip, vectors)  # (N,T,E)
             weights = torch.tensor([chunk.weights for chunk in column], dtype=torch.float32)  # (N,T)
             contexts.append(emphasise(states, weights, times, prompt.emphasis))
         joined = torch.cat(contexts, 1)  # (N,K·T,E)
         return dict(zip(texts, joined.chunk(len(texts)), strict=True))
 
-    def _states(self, rows: Sequence[Sequence[int]], clip_skip: int) -> Tensor:
+    def _states(self, rows: Sequence[Chunk], clip_skip: int, vectors: Mapping[str, Tensor]) -> Tensor:
         device = next(self.encoder.parameters()).device
-        ids = torch.tensor(rows, device=device)  # (N,T)
-        return torch.cat(
-            [self.encoder(part, clip_skip) for part in ids.chunk(-(-len(rows) // TEXTS_AT_ONCE))]
-        )
+        states = []
+        for first in range(0, len(rows), TEXTS_AT_ONCE):
+            part = rows[first : first + TEXTS_AT_ONCE]
+            ids = torch.tensor([row.ids for row in part], device=device)  # (N,T)
+            coined = [(n, place, vectors[name]) for n, row in enumerate(part) for place, name in row.coined]
+            states.append(self.encoder(ids, clip_skip, coined))
+        return torch.cat(states)
 
 
 def emphasise(states: Tensor, weights: Tensor, times: Tensor, mode: EmphasisMode) -> Tensor:

@@ -17,7 +17,6 @@ from sfumato.diffusion.noise import ImageNoise, picture_seeds
 from sfumato.diffusion.samplers import SamplerSpec, resolve, trajectory
 from sfumato.diffusion.schedules import NoiseLevels
 from sfumato.errors import RequestError
-from sfumato.pipeline.adapters import network_tags
 from sfumato.pipeline.conditioning import Script
 from sfumato.pipeline.conditions import kind_of, require_pictures
 from sfumato.pipeline.enlarge import Target, load_upscaler, second_size
@@ -102,8 +101,13 @@ class Plan:
         hashes = dict(pair for each in worn for pair in each.hashes)
         said = ", ".join(f"{name}: {digest}" for name, digest in hashes.items())
         on_the_fly = any(each.on_the_fly for each in worn)  # other last bits than merged
-        method = (("Lora method", "on the fly"),) if on_the_fly else ()
-        return (("Lora hashes", said), *method) if said else ()
+        words = dict.fromkeys(word for each in worn for word in each.words)
+        rows = (
+            ("Lora hashes", said),
+            ("TI hashes", ", ".join(words)),
+            ("Lora method", "on the fly" if on_the_fly else ""),
+        )
+        return tuple(row for row in rows if row[1])
 
     def picture(self, index: int) -> Request:
         """The request that makes picture `index` (from 0) alone."""
@@ -329,7 +333,7 @@ def _script(
         calls,
         0 if sampler.uses_uncond else scale,  # 0 needs the negative prompt, too
         calls_before=calls_before,
-        worn=shelf.adapters.wear(network_tags(request.prompt.text), models, steps, calls),
+        worn=shelf.adapters.wear(request.prompt, models, steps, calls),
     )
 
 

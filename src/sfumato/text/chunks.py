@@ -4,8 +4,9 @@ Rows are encoded one by one and laid side by side. A full row ends after a comma
 last tokens, so that no phrase is cut; the word BREAK begins a new row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sfumato.errors import PromptError
 from sfumato.text.composition import split_parts
@@ -21,7 +22,28 @@ ROW = 75  # tokens of a chunk between start and end
 COMMA_ID = 267
 _LONGEST_TOKEN = 32  # bytes
 
-_Row = list[tuple[int, float]]  # id and weight
+
+class _Token(NamedTuple):
+    number: int
+    weight: float
+    coined: str = ""  # the word whose first vector stands here
+
+
+_Row = list[_Token]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coined:
+    """A word with vectors of its own, which take the places of its name's tokens."""
+
+    name: str
+    ids: tuple[int, ...]  # of its name
+    places: int  # how many vectors it has, at most ROW
+
+    @classmethod
+    def of(cls, name: str, places: int, tokenizer: Tokenizer) -> "Coined":
+        """Coin a word."""
+        return cls(name=name, ids=tuple(tokenizer.encode(name)), places=places)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +52,7 @@ class Chunk:
 
     ids: tuple[int, ...]  # 77, start and end included
     weights: tuple[float, ...]  # 77 factors for the encoder's output vectors; 1 for start, end and padding
+    coined: tuple[tuple[int, str], ...] = ()  # where coined words begin; their ids there mean nothing
 
 
 def split(
@@ -39,6 +62,7 @@ def split(
     emphasis: EmphasisMode = "Original",
     pad_token: int = END_ID,
     backtrack: int = 20,
+    coined: Sequence[Coined] = (),
 ) -> list[Chunk]:
     """Turn the text of one step into chunks.
 
@@ -48,6 +72,8 @@ def split(
         emphasis: "None" takes brackets and BREAK literally; "Ignore" reads them, but all weights are 1.
         pad_token: follows the first end token. SD 1 was trained with END_ID, SD 2 with 0.
         backtrack: how many tokens at a full row's end are searched for a comma to cut after; 0 cuts anywhere.
+        coined: words with vectors of their own; of several that fit the longest is meant. One that does not
+            fit into a row any more begins the next.
 
     Returns:
         At least one chunk. Two texts' chunks are made equally many by adding chunks of the empty text.
@@ -59,7 +85,7 @@ def split(
     visible = sum(len(word) for word in text.split())
     rows = []
     if visible <= MAX_CHUNKS * ROW * _LONGEST_TOKEN:
-        for row in _rows(fragments, tokenizer, backtrack):
+        for row in _rows(fragments, tokenizer, backtrack, coined):
             rows.append(_chunk(row, pad_token))
             if len(rows) > MAX_CHUNKS:
                 break
@@ -86,6 +112,7 @@ def count_tokens(
     emphasis: EmphasisMode = "Original",
     steps: int = 20,
     backtrack: int = 20,
+    coined: Sequence[Coined] = (),
 ) -> TokenCount:
     """Count a prompt's tokens: of the longest text that editing makes of any of its AND parts.
 
@@ -96,6 +123,7 @@ def count_tokens(
         emphasis: as in `split`.
         steps: of the timeline.
         backtrack: as in `split`.
+        coined: as in `split`.
 
     Returns:
         The tokens used, gaps before a BREAK or after a comma counted, and the next multiple of 75.
@@ -106,7 +134,7 @@ def count_tokens(
     text = strip_comments(prompt)
     parts = [text] if negative else [part.text for part in split_parts(split_tags(text)[0])]
     texts = {entry.text for part in parts for entry in timeline(part, steps)}
-    used = max(_used(_fragments(text, emphasis), tokenizer, backtrack) for text in texts)
+    used = max(_used(_fragments(text, emphasis), tokenizer, backtrack, coined) for text in texts)
     return TokenCount(used=used, limit=-(-max(used, 1) // ROW) * ROW)
 
 
@@ -120,12 +148,14 @@ def _fragments(text: str, emphasis: EmphasisMode) -> list[Fragment]:
     return fragments
 
 
-def _used(fragments: list[Fragment], tokenizer: Tokenizer, backtrack: int) -> int:
-    *full, last = _rows(fragments, tokenizer, backtrack)
+def _used(fragments: list[Fragment], tokenizer: Tokenizer, backtrack: int, coined: Sequence[Coined]) -> int:
+    *full, last = _rows(fragments, tokenizer, backtrack, coined)
     return ROW * len(full) + len(last)
 
 
-def _rows(fragments: list[Fragment], tokenizer: Tokenizer, backtrack: int) -> Iterator[_Row]:
+def _rows(
+    fragments: list[Fragment], tokenizer: Tokenizer, backtrack: int, coined: Sequence[Coined]
+) -> Iterator[_Row]:
     """Fill rows with tokens; the last one is yielded even when the only one is empty."""
     row: _Row = []
     begun = False  # a row was yielded
@@ -135,22 +165,45 @@ def _rows(fragments: list[Fragment], tokenizer: Tokenizer, backtrack: int) -> It
             yield row
             row, begun, comma = [], True, -1
             continue
-        # A trained embedding's name would be found here, among the ids, and take its vectors' places.
-        for number in tokenizer.encode(fragment.text):
+        for number, word in _words(tokenizer.encode(fragment.text), coined):
+            if word is not None:
+                if len(row) + word.places > ROW:
+                    yield row
+                    row, begun, comma = [], True, -1
+                row += (_Token(0, fragment.weight, "" if n else word.name) for n in range(word.places))
+                continue
             if len(row) == ROW:
                 cut = comma + 1 if comma >= 0 and number != COMMA_ID and ROW - comma <= backtrack else ROW
                 yield row[:cut]
                 row, begun, comma = row[cut:], True, -1
             if number == COMMA_ID:
                 comma = len(row)
-            row.append((number, fragment.weight))
+            row.append(_Token(number, fragment.weight))
     if row or not begun:
         yield row
 
 
+def _words(ids: list[int], coined: Sequence[Coined]) -> Iterator[tuple[int, Coined | None]]:
+    """The ids one by one, but for those of coined words, each of which comes once and whole."""
+    by_first: dict[int, list[Coined]] = {}
+    for word in sorted(coined, key=lambda word: -len(word.ids)):
+        if word.ids and 0 < word.places <= ROW:
+            by_first.setdefault(word.ids[0], []).append(word)
+    place = 0
+    while place < len(ids):
+        here = by_first.get(ids[place], ())
+        found = next((word for word in here if tuple(ids[place : place + len(word.ids)]) == word.ids), None)
+        yield ids[place], found
+        place += len(found.ids) if found else 1
+
+
 def _chunk(row: _Row, pad_token: int) -> Chunk:
     padding = ROW - len(row)
-    ids = [START_ID, *(number for number, _ in row), *[END_ID] * (padding + 1)]
+    ids = [START_ID, *(token.number for token in row), *[END_ID] * (padding + 1)]
     after = ids.index(END_ID) + 1
     ids[after:] = [pad_token] * (len(ids) - after)
-    return Chunk(ids=tuple(ids), weights=(1.0, *(weight for _, weight in row), *[1.0] * (padding + 1)))
+    return Chunk(
+        ids=tuple(ids),
+        weights=(1.0, *(token.weight for token in row), *[1.0] * (padding + 1)),
+        coined=tuple((place, token.coined) for place, token in enumerate(row, 1) if token.coined),
+    )

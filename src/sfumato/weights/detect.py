@@ -117,6 +117,7 @@ RULES: tuple[Rule, ...] = (
     *(_named("embedding", base, r"(emb_params|string_to_param\..*|<.*>)",
              sizes=((r"(emb_params|string_to_param\..*|<.*>)", -1, width),))
       for width, base in ((768, "SD 1.x"), (1024, "SD 2.x"))),
+    _named("embedding", "an unknown base", r"(emb_params|string_to_param\..*|<.*>)"),
     # Single networks.
     *(_named("VAE", family, _VAE,
              sizes=((r"(first_stage_model\.)?decoder\.conv_in\.weight", 1, channels),))

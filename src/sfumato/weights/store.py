@@ -54,6 +54,11 @@ def _entries(folder: Path, onerror: Callable[[OSError], object] | None = None) -
     return sorted(found, key=lambda entry: (entry[0], entry[1].suffix))
 
 
+def paths(folder: Path) -> list[Path]:
+    """Where all models are, opening none of them."""
+    return [path for _, path in _entries(folder)]
+
+
 def count(folder: Path) -> int:
     """How many models there are, opening none of them."""
     return len(_entries(folder))
