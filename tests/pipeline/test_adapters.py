@@ -148,6 +148,26 @@ def test_where_memory_is_short_nothing_is_merged(shelf: ModelShelf, monkeypatch:
     assert "Lora method: on the fly" in beside.infotext
 
 
+def test_a_hypernetwork_is_worn_likewise(shelf: ModelShelf, folder: Path) -> None:
+    draw = torch.Generator().manual_seed(2)
+    net = {f"linear.{n}.weight": torch.randn(16, 16, generator=draw) for n in (0, 1)}
+    torch.save({16: (net, net), "activation_func": "relu"}, folder / "oil.pt")
+    plain, changed = pixels(shelf, "a cat"), pixels(shelf, "a cat<hypernet:oil:0.5>")
+    assert changed != plain
+    assert pixels(shelf, "a cat") == plain
+    assert pixels(shelf, "a cat<hypernet:oil:0.5>") == changed
+    both = picture(shelf, "a cat<hypernet:oil:0.5><lora:fur:0.5>")
+    assert np.asarray(both.image).ravel().tolist() not in (plain, changed)
+    assert "Hypernet hashes: " in both.infotext
+    assert "Lora method" not in picture(shelf, "a cat<hypernet:oil:0.5:stop=0.5>").infotext
+
+
+def test_the_same_again_merges_nothing_anew(shelf: ModelShelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(shelf, "a cat<lora:fur:1>")
+    monkeypatch.delattr("sfumato.weights.adapters.apply.merged")
+    picture(shelf, "a dog<lora:fur:1>")
+
+
 @pytest.mark.parametrize(
     ("tag", "error", "said"),
     [

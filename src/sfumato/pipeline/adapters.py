@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sfumato.errors import ModelNotFoundError, PromptError
 from sfumato.pipeline import memory
 from sfumato.pipeline.embeddings import EmbeddingShelf, fits
-from sfumato.pipeline.wishes import Curve, read_wish
+from sfumato.pipeline.wishes import Curve, Wish, read_wish
 from sfumato.text import grammar
 from sfumato.types import Prompt
 from sfumato.weights import store
-from sfumato.weights.adapters.apply import Use
+from sfumato.weights.adapters.apply import Part, Use
 from sfumato.weights.adapters.embeddings import Embedding, vectors_of
+from sfumato.weights.adapters.hypernetworks import read_hypernetwork
 from sfumato.weights.adapters.read import Adapter, Fitted, fit, read_adapter
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LORA = ("lora", "lyco")  # what tags of adapters are called
+LORA, HYPERNETWORK = ("lora", "lyco"), "hypernet"  # what tags are called
 KEPT = 16  # adapters remembered, those used last
 _HASH_DIGITS = 12
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class Worn:
     calls: int = 1  # of the denoiser in the pass
     on_the_fly: bool = False  # else merged
     hashes: tuple[tuple[str, str], ...] = ()  # name and hash of each adapter
+    hypernetworks: tuple[tuple[str, str], ...] = ()
     embeddings: tuple[Embedding, ...] = ()  # that the prompts call by name
 
     @property
@@ -63,6 +66,17 @@ class Worn:
 NOTHING = Worn()
 
 
+@dataclass(kw_only=True, eq=False)
+class _Wearing:
+    """What is found, tag by tag."""
+
+    text: list[Use] = field(default_factory=list)
+    unet: list[tuple[Use, Curve]] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)
+    hypernetworks: dict[str, str] = field(default_factory=dict)
+    embeddings: dict[str, Embedding] = field(default_factory=dict)
+
+
 class AdapterShelf:
     """Finds adapters by name and remembers the last ones; they are read from their files as they are used."""
 
@@ -72,8 +86,8 @@ class AdapterShelf:
         self.embeddings = EmbeddingShelf(folder)
         self._paths = paths
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[Path, int, int], Adapter] = OrderedDict()
-        self._fitted: dict[tuple[Path, int, int], tuple[object, Fitted]] = {}
+        self._kept: OrderedDict[tuple[Path, int, int], Any] = OrderedDict()
+        self._fitted: OrderedDict[Path, tuple[object, Fitted]] = OrderedDict()
 
     def wear(self, prompt: Prompt, models: Models, steps: int, calls: int) -> Worn:
         """Understand the tags of a prompt, and the embeddings it calls by name, for a checkpoint.
@@ -89,36 +103,51 @@ class AdapterShelf:
             ModelNotFoundError: no adapter of that name.
             UnknownModelError, WeightsError: it is broken, or made for another family.
         """
-        text: list[Use] = []
-        unet: list[tuple[Use, Curve]] = []
-        hashes: dict[str, str] = {}
+        worn = _Wearing()
         positive, tags = grammar.split_tags(grammar.strip_comments(prompt.text))
         width = models.spec.text.width
         words = self.embeddings.called(f"{positive}\n{prompt.negative}", width, models.reader.tokenizer)
-        coined = {each.name: each for each in words}
+        worn.embeddings = {each.name: each for each in words}
         for tag in tags:
-            if tag.kind not in LORA:
-                raise PromptError(f"{tag} asks for a {tag.kind!r}; known are <lora:name:1>: remove the tag")
             wish = read_wish(tag, steps, models.spec.unet)
-            fitted = self._fit(wish.name, models)
-            hashes[fitted.adapter.name] = fitted.adapter.digest[:_HASH_DIGITS]
-            text.append(Use(part=fitted.parts["text"], strength=wish.text, rank=wish.rank))
-            use = Use(part=fitted.parts["unet"], strength=1.0, blocks=wish.blocks, rank=wish.rank)
-            unet.append((use, wish.unet))
-            for each in bundled(fitted.adapter):
-                if fits(each, width):
-                    coined.setdefault(each.name, each)
-        needed = sum(use.bytes_merged(models.checkpoint.text) for use in text)
-        needed += sum(use.bytes_merged(models.checkpoint.unet) for use, _ in unet)
+            if tag.kind in LORA:
+                self._wear_adapter(worn, wish, models)
+            elif tag.kind == HYPERNETWORK:
+                self._wear_hypernetwork(worn, wish, models)
+            else:
+                raise PromptError(
+                    f"{tag} asks for a {tag.kind!r}; known are <lora:name:1> and <hypernet:name:1>: remove it"
+                )
+        needed = sum(use.bytes_merged(models.checkpoint.text) for use in worn.text)
+        needed += sum(use.bytes_merged(models.checkpoint.unet) for use, _ in worn.unet)
+        varies = any(curve.varies for use, curve in worn.unet if use.bytes_merged(models.checkpoint.unet))
         return Worn(
-            text=tuple(text),
-            unet=tuple(unet),
+            text=tuple(worn.text),
+            unet=tuple(worn.unet),
             calls=calls,
-            on_the_fly=any(curve.varies for _, curve in unet)
-            or needed > memory.available_bytes(models.device),
-            hashes=tuple(hashes.items()),
-            embeddings=tuple(coined.values()),
+            on_the_fly=varies or needed > memory.available_bytes(models.device),
+            hashes=tuple(worn.hashes.items()),
+            hypernetworks=tuple(worn.hypernetworks.items()),
+            embeddings=tuple(worn.embeddings.values()),
         )
+
+    def _wear_adapter(self, worn: _Wearing, wish: Wish, models: Models) -> None:
+        fitted = self._fit(wish.name, models)
+        adapter = fitted.adapter
+        worn.hashes[adapter.name] = adapter.digest[:_HASH_DIGITS]
+        text, unet = (Part(digest=adapter.digest, pieces=fitted.parts[name]) for name in ("text", "unet"))
+        worn.text.append(Use(part=text, strength=wish.text, rank=wish.rank))
+        worn.unet.append((Use(part=unet, strength=1.0, blocks=wish.blocks, rank=wish.rank), wish.unet))
+        for each in bundled(adapter):
+            if fits(each, models.spec.text.width):
+                worn.embeddings.setdefault(each.name, each)
+
+    def _wear_hypernetwork(self, worn: _Wearing, wish: Wish, models: Models) -> None:
+        path = store.find(self.folder, wish.name, paths=self._paths, kinds=("hypernetwork", "pickle"))
+        hypernetwork = self._once(path, read_hypernetwork)
+        worn.hypernetworks[hypernetwork.name] = hypernetwork.digest[:_HASH_DIGITS]
+        part = Part(digest=hypernetwork.digest, pieces=hypernetwork.pieces(models.checkpoint.unet))
+        worn.unet.append((Use(part=part, strength=1.0, blocks=wish.blocks), wish.unet))
 
     def find(self, name: str) -> Path:
         """Where an adapter is: by the names of `store.find`, or by the one its trainer gave it.
@@ -137,23 +166,31 @@ class AdapterShelf:
         return metadata.get("ss_output_name")
 
     def _fit(self, name: str, models: Models) -> Fitted:
-        path = self.find(name)
+        adapter = self._once(self.find(name), read_adapter)
+        with self._lock:
+            checkpoint, fitted = self._fitted.get(adapter.path, (None, None))
+            if fitted is None or fitted.adapter is not adapter or checkpoint is not models.checkpoint:
+                networks = {"unet": models.checkpoint.unet, "text": models.checkpoint.text}
+                fitted = fit(adapter, models.spec, networks)
+                self._fitted[adapter.path] = models.checkpoint, fitted
+                while len(self._fitted) > KEPT:
+                    self._fitted.popitem(last=False)
+                if fitted.unmatched:
+                    log.warning("%s: %s", adapter.path.name, unmatched_line(fitted.unmatched))
+            return fitted
+
+    def _once(self, path: Path, read: Callable[[Path], T]) -> T:
+        """What a file holds, read again where it has changed."""
         status = path.stat()
         key = (path, status.st_mtime_ns, status.st_size)
         with self._lock:
             if key not in self._kept:
-                self._kept[key] = read_adapter(path)
+                self._kept[key] = read(path)
             self._kept.move_to_end(key)
             while len(self._kept) > KEPT:
-                self._fitted.pop(self._kept.popitem(last=False)[0], None)
-            checkpoint, fitted = self._fitted.get(key, (None, None))
-            if fitted is None or checkpoint is not models.checkpoint:
-                networks = {"unet": models.checkpoint.unet, "text": models.checkpoint.text}
-                fitted = fit(self._kept[key], models.spec, networks)
-                self._fitted[key] = models.checkpoint, fitted
-                if fitted.unmatched:
-                    log.warning("%s: %s", path.name, unmatched_line(fitted.unmatched))
-            return fitted
+                self._kept.popitem(last=False)
+            kept: T = self._kept[key]
+            return kept
 
 
 def bundled(adapter: Adapter) -> Iterator[Embedding]:

@@ -26,6 +26,7 @@ Kind = Literal[
     "T2I-Adapter",
     "IP-Adapter",
     "embedding",
+    "hypernetwork",
     "U-Net",
     "text encoder",
     "upscaler",
@@ -118,6 +119,7 @@ RULES: tuple[Rule, ...] = (
              sizes=((r"(emb_params|string_to_param\..*|<.*>)", -1, width),))
       for width, base in ((768, "SD 1.x"), (1024, "SD 2.x"))),
     _named("embedding", "an unknown base", r"(emb_params|string_to_param\..*|<.*>)"),
+    _named("hypernetwork", "Stable Diffusion", r"\d+\.[01]\.linear[12.].*"),
     # Single networks.
     *(_named("VAE", family, _VAE,
              sizes=((r"(first_stage_model\.)?decoder\.conv_in\.weight", 1, channels),))

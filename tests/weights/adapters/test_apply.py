@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 from sfumato.nn.clip_text import CLIPText
 from sfumato.nn.seamless import seamless
 from sfumato.nn.unet import UNet
-from sfumato.weights.adapters.apply import Adapted, Use
+from sfumato.weights.adapters.apply import Adapted, Part, Use
 from sfumato.weights.adapters.names import kohya_names
 from sfumato.weights.adapters.read import Fitted, fit, read_adapter
 
@@ -78,8 +79,13 @@ def fitted(write: Write, name: str, made: Networks) -> Fitted:
     return fit(read_adapter(write(ADAPTERS[name](), name)), TINY, made)
 
 
+@cache
+def part_of(adapter: Fitted, network: str) -> Part:
+    return Part(digest=adapter.adapter.digest, pieces=adapter.parts[network])
+
+
 def use(adapter: Fitted, strength: float = 0.7, network: str = "unet", **how: object) -> Use:
-    return Use(part=adapter.parts[network], strength=strength, **how)  # type: ignore[arg-type]
+    return Use(part=part_of(adapter, network), strength=strength, **how)  # type: ignore[arg-type]
 
 
 def output(made: Networks) -> torch.Tensor:
@@ -183,7 +189,7 @@ def test_narrow_weights_are_merged_in_float32(write: Write, made: Networks, dtyp
     network = made["unet"].to(dtype)
     wide = {name: tensor.float() for name, tensor in network.state_dict().items()}
     Adapted(network).use((use(adapter),))
-    piece = adapter.parts["unet"].pieces["middle_block.1.proj_in"]
+    piece = adapter.parts["unet"]["middle_block.1.proj_in"]
     change = piece.tensors["up"].flatten(1) @ piece.tensors["down"].flatten(1) * (2.0 / 4.0) * 0.7
     expected = (wide["middle_block.1.proj_in.weight"] + change[..., None, None]).to(dtype)
     # bfloat16 rounds to 8 bits; a sum in another order may fall on the other side of a half

@@ -32,7 +32,7 @@ def same(one: Fitted, other: Fitted) -> bool:
                 {n: t.tolist() for n, t in piece.tensors.items()},
             )
             for network, part in each.parts.items()
-            for module, piece in part.pieces.items()
+            for module, piece in part.items()
         }
 
     return content(one) == content(other)
@@ -46,7 +46,7 @@ def test_sd_1_has_the_published_numbers_of_modules(write: Write, conv: bool, une
     made = kohya_lora(SD1, rank=1, conv=conv)
     assert len(made) == keys
     found = fit(read_adapter(write(made)), SD1, networks(SD1))
-    assert (len(found.parts["unet"].pieces), len(found.parts["text"].pieces)) == (unet, 72)
+    assert (len(found.parts["unet"]), len(found.parts["text"])) == (unet, 72)
     assert not found.unmatched
 
 
@@ -117,13 +117,13 @@ def test_peft_says_alpha_in_the_header_or_beside_the_file(write: Write, tmp_path
     tensors = respelled(kohya_lora(alpha=None), SPELLINGS["PEFT"])
     told = {"unet.r": 4, "unet.lora_alpha": 6, "unet.alpha_pattern": {"attn1.to_q": 8}}
     found = fitted(write(tensors, metadata={"lora_adapter_metadata": json.dumps(told)}))
-    alphas = {name: piece.alpha for name, piece in found.parts["unet"].pieces.items()}
+    alphas = {name: piece.alpha for name, piece in found.parts["unet"].items()}
     assert {alpha for name, alpha in alphas.items() if not name.endswith("attn1.to_q")} == {6.0}
     assert {alpha for name, alpha in alphas.items() if name.endswith("attn1.to_q")} == {8.0}
-    assert {piece.alpha for piece in found.parts["text"].pieces.values()} == {None}
+    assert {piece.alpha for piece in found.parts["text"].values()} == {None}
     (tmp_path / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 6, "use_rslora": true}')
     found = fitted(write(tensors, "adapter_model"))
-    assert {piece.alpha for piece in found.parts["unet"].pieces.values()} == {12.0}  # 6 / √4 = 12 / 4
+    assert {piece.alpha for piece in found.parts["unet"].values()} == {12.0}  # 6 / √4 = 12 / 4
 
 
 def test_a_pickle_is_read_like_a_file_of_tensors(write: Write, tmp_path: Path) -> None:

@@ -6,18 +6,25 @@ parameters alone.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.weights.adapters import kinds
-from sfumato.weights.adapters.read import Part, Piece
+from sfumato.weights.adapters.hypernetworks import Hyper
+from sfumato.weights.adapters.read import Piece
 
 Changes = list[tuple[Piece, float]]  # of one module: what, and how strongly
-_NONE: Mapping[str, float] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What an adapter does to one network."""
+
+    digest: str  # tells it from others
+    pieces: Mapping[str, Piece | Hyper] = field(compare=False)  # by our module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +43,8 @@ class Use:
 
     def bytes_merged(self, network: nn.Module) -> int:
         """Bytes of the weights that merging it would copy."""
-        modules = (network.get_submodule(name) for name in self.part.pieces)
+        pieces = self.part.pieces.items()
+        modules = (network.get_submodule(name) for name, piece in pieces if isinstance(piece, Piece))
         return sum(each.numel() * each.element_size() for module in modules for each in module.parameters())
 
     def strength_of(self, module: str) -> float:
@@ -71,10 +79,15 @@ class Adapted:
             return
         self._unwrap()
         changes: dict[str, Changes] = {}
+        moves: dict[str, list[tuple[Hyper, float]]] = {}
         for use in uses:
             for name, piece in use.part.pieces.items():
                 strength = use.strength_of(name)
-                if strength:
+                if not strength:
+                    continue
+                if isinstance(piece, Hyper):
+                    moves.setdefault(name, []).append((piece, strength))
+                else:
                     changes.setdefault(name, []).append((self._cut_to(piece, use.rank), strength))
         merged = {} if on_the_fly else changes
         try:
@@ -85,6 +98,10 @@ class Adapted:
             else:
                 for name, each in changes.items():
                     self._merge(name, self.network.get_submodule(name), each)
+            for name, hypers in moves.items():
+                module = self.network.get_submodule(name)
+                module.forward = _moved(module.forward, hypers)
+                self._wrapped.append(module)
         except BaseException:
             self._unwrap()
             self._restore(keep={})
@@ -145,7 +162,7 @@ class Adapted:
 
     def _unwrap(self) -> None:
         while self._wrapped:
-            del self._wrapped.pop().forward
+            vars(self._wrapped.pop()).pop("forward", None)  # a module may be wrapped twice
 
 
 def merged(base: Tensor, changes: Changes) -> Tensor | None:
@@ -204,6 +221,17 @@ def _beside(
         return out
 
     return convolution if isinstance(module, nn.Conv2d) else linear
+
+
+def _moved(original: Callable[..., Tensor], hypers: list[tuple[Hyper, float]]) -> Callable[..., Tensor]:
+    """The module's output for what hypernetworks make of its input, one after another."""
+
+    def forward(x: Tensor) -> Tensor:
+        for hyper, strength in hypers:
+            x = hyper(x, strength)
+        return original(x)
+
+    return forward
 
 
 def _within(module: nn.Module, original: Callable[..., Tensor], changes: Changes) -> Callable[..., Tensor]:

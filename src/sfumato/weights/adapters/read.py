@@ -61,19 +61,11 @@ class Adapter:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Part:
-    """What an adapter does to one network."""
-
-    digest: str
-    pieces: Mapping[str, Piece]  # by our module
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Fitted:
     """An adapter held against a checkpoint."""
 
     adapter: Adapter
-    parts: Mapping[str, Part]  # "unet", "text"
+    parts: Mapping[str, Mapping[str, Piece]]  # "unet", "text"; by our module
     unmatched: tuple[str, ...] = ()  # keys that change nothing here
 
 
@@ -157,8 +149,7 @@ def fit(adapter: Adapter, spec: ModelSpec, networks: Mapping[str, nn.Module]) ->
     matched = sum(map(len, found.values()))
     if faults or not matched or len(unmatched) > MOST_STRANGERS:
         _refuse(adapter, spec, faults, unmatched, matched)
-    parts = {name: Part(digest=adapter.digest, pieces=pieces) for name, pieces in found.items()}
-    return Fitted(adapter=adapter, parts=parts, unmatched=tuple(unmatched))
+    return Fitted(adapter=adapter, parts=found, unmatched=tuple(unmatched))
 
 
 def _refuse(adapter: Adapter, spec: ModelSpec, faults: list[str], unmatched: list[str], matched: int) -> None:
