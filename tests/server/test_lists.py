@@ -1,15 +1,19 @@
 """What AUTOMATIC1111's clients are told: the keys they read, what they can use again, and no secrets."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from starlette.testclient import TestClient
+from tests.weights.adapters.conftest import kohya_lora
 
 from sfumato.app.engine import Engine
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.diffusion.schedules import SCHEDULES
 from sfumato.server.options import DEFAULTS, FIELDS, OptionStore
+from sfumato.weights.files import write_safetensors
 
 
 def get(client: TestClient, route: str) -> Any:
@@ -170,5 +174,39 @@ def test_scripts_are_told_with_their_arguments(client: TestClient) -> None:
     assert {row["name"] for row in told if not row["is_img2img"]} == set(scripts["txt2img"])
 
 
-def test_embeddings_are_told_in_two_parts(client: TestClient) -> None:
-    assert set(get(client, "embeddings")) == {"loaded", "skipped"}
+def test_adapters_are_listed_for_the_checkpoint_in_use(client: TestClient, engine: Engine) -> None:
+    """Of two embeddings the tiny checkpoint's text encoder, 16 wide, can read one."""
+    folder = engine.settings.models
+    made = [
+        folder / "embeddings" / "qjy.pt",
+        folder / "wide.safetensors",
+        folder / "hypernetworks" / "oil.pt",
+    ]
+    made.append(folder / "fur.safetensors")
+    for each in made:
+        each.parent.mkdir(exist_ok=True)
+    try:
+        torch.save(
+            {"string_to_param": {"*": torch.ones(2, 16)}, "step": 5, "sd_checkpoint_name": "t"}, made[0]
+        )
+        write_safetensors(made[1], {"emb_params": torch.ones(1, 32)})
+        torch.save({16: ({"linear.0.weight": torch.ones(16, 16)},) * 2}, made[2])
+        write_safetensors(made[3], kohya_lora(), {"ss_output_name": "soft fur"})
+        client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "tiny"})
+        told = get(client, "embeddings")
+        assert told["loaded"] == {
+            "qjy": {"step": 5, "sd_checkpoint": None, "sd_checkpoint_name": "t", "shape": 16, "vectors": 2}
+        }
+        assert list(told["skipped"]) == ["wide"]
+        assert get(client, "hypernetworks") == [{"name": "oil", "path": "hypernetworks/oil.pt"}]
+        (lora,) = get(client, "loras")
+        assert (lora["name"], lora["alias"], lora["path"]) == ("fur", "soft fur", "fur.safetensors")
+        body = {"prompt": "a qjy cat<lora:soft fur:0.5><hypernet:oil>", "steps": 1, "width": 32, "height": 32}
+        answer = client.post("/sdapi/v1/txt2img", json=body)
+        assert answer.status_code == 200, answer.text
+        assert all(
+            f'{key} hashes: "' in json.loads(answer.json()["info"])["infotexts"][0] for key in ("Lora", "TI")
+        )
+    finally:
+        for each in made:
+            each.unlink(missing_ok=True)

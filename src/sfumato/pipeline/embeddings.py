@@ -13,6 +13,7 @@ from sfumato.text.chunks import ROW
 from sfumato.text.tokenizer import Tokenizer
 from sfumato.weights import store
 from sfumato.weights.adapters.embeddings import MOST_BYTES, Embedding, read_embedding
+from sfumato.weights.info import describe
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,10 @@ class EmbeddingShelf:
         return tuple(found.values())
 
     def all(self) -> Iterator[Embedding]:
-        """Every embedding that can be read."""
+        """Every embedding; of pickles and pictures, those in the folder for them."""
         for path in self._files():
+            if FOLDER not in path.parts and describe(path, read_pickles=False).kind != "embedding":
+                continue
             embedding = self._read(path)
             if embedding is not None:
                 yield embedding

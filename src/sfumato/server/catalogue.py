@@ -11,10 +11,14 @@ from sfumato.errors import ModelNotFoundError
 from sfumato.pipeline.models import embedded_model
 from sfumato.pipeline.shelf import ModelShelf
 from sfumato.weights import store
-from sfumato.weights.detect import Kind
+from sfumato.weights.detect import Kind, detect
 from sfumato.weights.files import file_sha256
+from sfumato.weights.folders import read_folder
+from sfumato.weights.header import read_header
 from sfumato.weights.info import ModelInfo, describe
+from sfumato.weights.pickles import is_pickle
 
+HYPERNETWORKS = "hypernetworks"  # the folder in which pickles are taken for them
 HASHED = 2**28  # bytes up to which a file is hashed to be listed; a larger one when it has been loaded
 
 
@@ -32,6 +36,27 @@ class Catalogue:
         first = [describe(embedded_model(), name=store.EMBEDDED)] if kind == "checkpoint" else []
         found = [each for each in store.scan(self._shelf.folder) if not each.fault]
         return first + [each for each in found if each.kind == kind or (first and each.kind == "pickle")]
+
+    def hypernetworks(self) -> list[ModelInfo]:
+        """Every hypernetwork: what is known as one, and the pickles in the folder for them."""
+        found = (each for each in store.scan(self._shelf.folder) if not each.fault)
+        return [
+            each
+            for each in found
+            if each.kind == "hypernetwork" or (each.kind == "pickle" and HYPERNETWORKS in each.path.parts)
+        ]
+
+    def text_width(self, name: str | None) -> int | None:
+        """The width of a checkpoint's text encoder; None where its header does not tell.
+
+        Raises ModelNotFoundError: there is no such checkpoint.
+        """
+        path = self._shelf.find(name)
+        if path.is_dir():
+            spec = read_folder(path).found.spec
+        else:
+            spec = None if is_pickle(path) else detect(read_header(path), path).spec
+        return None if spec is None else spec.text.width
 
     def checkpoints(self) -> Iterator[dict[str, Any]]:
         """Every checkpoint as its clients know it."""

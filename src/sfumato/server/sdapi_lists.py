@@ -11,6 +11,7 @@ from fastapi import APIRouter, HTTPException
 
 from sfumato.diffusion.samplers import SAMPLERS
 from sfumato.diffusion.schedules import SCHEDULES
+from sfumato.pipeline.embeddings import fits
 from sfumato.pipeline.enlarge import LATENT_UPSCALERS
 from sfumato.pipeline.upscalers import PUBLISHED, upscalers
 from sfumato.server.desk import Here, Owner
@@ -101,9 +102,12 @@ def sd_vae(desk: Here) -> Rows:
 
 
 @router.get("/hypernetworks")
-def hypernetworks() -> Rows:
-    """None: they are not known here."""
-    return []
+def hypernetworks(desk: Here) -> Rows:
+    """Every hypernetwork."""
+    return [
+        {"name": Path(each.name).name, "path": each.name + each.path.suffix}
+        for each in desk.catalogue.hypernetworks()
+    ]
 
 
 @router.get("/prompt-styles")
@@ -116,19 +120,21 @@ def prompt_styles(desk: Here) -> Rows:
 
 
 @router.get("/embeddings")
-def embeddings(desk: Here) -> dict[str, dict[str, Any]]:
-    """Every embedding; none of them is loaded."""
-    skipped = {
-        Path(each.name).name: {
-            "step": None,
-            "sd_checkpoint": None,
-            "sd_checkpoint_name": None,
-            "shape": 0,
-            "vectors": 0,
+def embeddings(desk: Here, owner: Owner) -> dict[str, dict[str, Any]]:
+    """Every embedding: those that the caller's checkpoint can read, and the others."""
+    width = desk.catalogue.text_width(desk.options.values(owner)["sd_model_checkpoint"])
+    told: dict[str, dict[str, Any]] = {"loaded": {}, "skipped": {}}
+    for each in desk.engine.shelf.adapters.embeddings.all():
+        count, own = each.vectors.shape
+        part = "loaded" if width is None or fits(each, width) else "skipped"
+        told[part][each.name] = {
+            "step": each.step,
+            "sd_checkpoint": each.checkpoint_hash,
+            "sd_checkpoint_name": each.checkpoint,
+            "shape": own,
+            "vectors": count,
         }
-        for each in desk.catalogue.models("embedding")
-    }
-    return {"loaded": {}, "skipped": skipped}
+    return told
 
 
 @router.get("/loras")
