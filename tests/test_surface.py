@@ -355,6 +355,7 @@ def test_commands_and_their_options() -> None:
         "gallery trash": ["pictures", *gallery],
         "gallery restore": ["pictures", *gallery],
         "gallery empty-trash": gallery,
+        "gallery check": gallery,
         "gallery export": ["text", "form", *gallery],
         "models list": ["as_json", "models"],
         "models info": ["name", "as_json", "models"],

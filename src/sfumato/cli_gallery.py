@@ -30,7 +30,7 @@ def add_commands(app: typer.Typer) -> None:
     gallery = typer.Typer(no_args_is_help=True, help="All pictures: found, imported, deleted, brought back.")
     app.add_typer(gallery, name="gallery")
     gallery.command("import")(import_)
-    for each in (search, similar, tag, trash, restore, empty_trash, export):
+    for each in (search, similar, tag, trash, restore, empty_trash, check, export):
         gallery.command()(each)
 
 
@@ -140,6 +140,13 @@ def empty_trash(options: Options) -> None:
     """Remove what is in the trash, for good."""
     with _open(options) as (gallery, _):
         typer.echo(f"{gallery.empty_trash()} removed")
+
+
+@with_gallery
+def check(options: Options) -> None:
+    """See which pictures have lost their files, or have them again; a server does so when it starts."""
+    with _open(options) as (gallery, _):
+        typer.echo(f"{sum(gallery.check())} pictures changed")
 
 
 @with_gallery

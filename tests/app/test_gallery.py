@@ -268,6 +268,65 @@ def test_other_machines_pictures_are_here_when_they_are_wanted(gallery: Gallery,
     assert not [path for path in here.rglob("*.png") if path.is_file()]
 
 
+def test_who_looks_for_pictures_writes_nothing(gallery: Gallery, database: sa.Engine) -> None:
+    pictures = [add(gallery, f"{place}.png", prompt="cat") for place in range(3)]
+    gallery.path(pictures[1]).unlink()
+    done: list[str] = []
+    sa.event.listen(database, "before_cursor_execute", lambda *args: done.append(args[2]))
+    gallery.search(Filter(text="cat"))
+    gallery.get(pictures[1].id)
+    gallery.similar(pictures[0].id)
+    gallery.knows("", "o")
+    assert done
+    assert {statement.split()[0].upper() for statement in done} == {"SELECT"}
+
+
+def test_files_are_moved_while_others_write(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction that is held meanwhile would keep them waiting, in SQLite for ever."""
+    moved, other = add(gallery, "a.png"), add(gallery, "b.png")
+    calls: list[str] = []
+
+    def beside(name: str) -> None:
+        original = getattr(gallery.files, name)
+
+        def move(*args: object, **keywords: object) -> None:
+            gallery.change(other.id, rating=len(calls) % 5)
+            calls.append(name)
+            original(*args, **keywords)
+
+        monkeypatch.setattr(gallery.files, name, move)
+
+    for name in ("discard", "bring_back", "destroy"):
+        beside(name)
+    gallery.trash(moved.id)
+    gallery.restore(moved.id)
+    gallery.trash(moved.id)
+    assert gallery.empty_trash() == 1
+    assert calls == ["discard", "bring_back", "discard", "destroy"]
+
+
+def test_a_picture_that_cannot_be_moved_stays_as_it_was(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = add(gallery, "a.png")
+
+    def refused(*_: object, **__: object) -> None:
+        raise OutputError("refused")
+
+    for name, state, call in (
+        ("discard", "there", lambda: gallery.trash(picture.id)),
+        ("bring_back", "trash", lambda: gallery.restore(picture.id)),
+        ("destroy", "trash", gallery.empty_trash),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(gallery.files, name, refused)
+            with pytest.raises(OutputError, match="refused"):
+                call()
+        assert gallery.get(picture.id).state == state
+        if name == "discard":
+            gallery.trash(picture.id)
+
+
 def test_a_restored_picture_replaces_no_other(gallery: Gallery) -> None:
     picture = add(gallery, "a.png")
     path = gallery.path(picture)
@@ -308,6 +367,8 @@ def test_a_picture_whose_file_vanished_is_marked_until_it_is_back(gallery: Galle
     kept = [add(gallery, f"{place}.png", prompt="cat") for place in range(5)]
     path = gallery.path(kept[3])
     path.rename(path.with_suffix(".away"))
+    assert gallery.get(kept[3].id).state == "missing"
+    assert sum(gallery.check()) == 1
     page = gallery.search(Filter(text="cat"), limit=2)
     assert [each.file for each in page.pictures] == ["4.png", "2.png"]
     assert gallery.get(kept[3].id).state == "missing"
@@ -316,6 +377,8 @@ def test_a_picture_whose_file_vanished_is_marked_until_it_is_back(gallery: Galle
     with pytest.raises(OutputError, match="has vanished"):
         gallery.path(gallery.get(kept[3].id))
     path.with_suffix(".away").rename(path)
+    assert gallery.get(kept[3].id).state == "there"
+    assert sum(gallery.check()) == 1
     assert files(gallery, state="missing") == []
     assert "3.png" in files(gallery)
 
@@ -324,6 +387,7 @@ def test_without_the_outputs_folder_nothing_is_listed_and_nothing_forgotten(gall
     add(gallery, "a.png")
     away = gallery.files.outputs.rename(gallery.files.outputs.with_name("away"))
     assert files(gallery) == files(gallery, state="missing") == []
+    assert sum(gallery.check()) == 0
     away.rename(gallery.files.outputs)
     assert files(gallery) == ["a.png"]
 
@@ -337,6 +401,7 @@ def test_no_name_leads_out_of_the_outputs_folder(gallery: Gallery, tmp_path: Pat
     (gallery.files.outputs / "link").symlink_to(outside)
     entry = Entry(owner="local", file=name, sha256="0" * 64, created=0.0, width=1, height=1, seed=None)
     picture_id = gallery.add(entry)[0]
+    assert sum(gallery.check()) == 1
     assert files(gallery) == []
     with pytest.raises(OutputError):
         gallery.path(gallery.get(picture_id))

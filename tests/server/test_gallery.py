@@ -198,6 +198,7 @@ def test_a_vanished_file_is_not_served(
     away = path.rename(path.with_suffix(".away"))
     assert client.get(mine[2]["url"]).status_code == 404
     assert client.get(f"{ROOT}/{mine[2]['id']}").json()["state"] == "missing"
+    assert sum(engine.gallery.check()) == 1
     assert len(client.get(ROOT).json()["pictures"]) == 2
     away.rename(path)
     assert client.get(f"{ROOT}/{mine[2]['id']}").json()["state"] == "there"

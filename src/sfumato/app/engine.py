@@ -19,6 +19,7 @@ import torch
 from sfumato.app.alone import Alone
 from sfumato.app.atlas import Atlas
 from sfumato.app.board import Board
+from sfumato.app.checker import Checker
 from sfumato.app.crew import Crew
 from sfumato.app.database import NewJob, Place, Wish
 from sfumato.app.jobs import HIGHEST, LOWEST, Event, Job, Made, Progress, Script, State
@@ -97,6 +98,7 @@ class Engine:
         self.presets, self.pulls = Presets(database), Pulls(settings.models)
         self.atlas = Atlas(database, self.shelf)
         self.standings = Standings(table=self._table, board=self.board)
+        self._checker = Checker(self.gallery)
         self._pace = Pace(self._table.past())
         self._maker = Maker(
             table=self._table,
@@ -143,6 +145,8 @@ class Engine:
         sweep(self.settings.outputs, 3600 if shared else 0)  # another may be writing
         sweep(self.settings.data, 3600 if shared else 0)
         self._queue.start(listen=listen and self._role != "server")
+        if self._role != "worker":
+            self._checker.start()
         if shared:
             self._crew.start()
 
@@ -160,6 +164,7 @@ class Engine:
         self._queue.stop()
         self._maker.leave()
         self._crew.stop()
+        self._checker.stop()
         self._table.close()
         self.shelf.clear()
         self._lock.release()

@@ -7,6 +7,7 @@ are told that there is no such picture.
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,7 @@ from sfumato.app.settings import Settings
 from sfumato.app.space import SPACE
 from sfumato.app.storage import connect, faults, sqlite_url
 from sfumato.app.store import Store
-from sfumato.errors import PictureNotFoundError, RequestError
+from sfumato.errors import OutputError, PictureNotFoundError, RequestError
 from sfumato.text.words import query
 
 LATE = 1000  # numbers that another process may still be writing below the highest one seen
@@ -68,6 +69,7 @@ class Gallery:
         self.files = PictureFiles(outputs, thumbnails, elsewhere)
         self._words = words_of(database.dialect.name)
         self._vectors = Vectors()
+        self._moving = threading.Lock()  # held while files go into the trash, out of it, or for good
         with self._begin() as db:
             if database.dialect.name == "postgresql":
                 db.execute(sa.text("select pg_advisory_xact_lock(7861)"))  # two that start at once
@@ -127,12 +129,16 @@ class Gallery:
         Raises PictureNotFoundError: none, or another owner's.
         """
         with self._begin() as db:
-            return self._settled(db, [self._find(db, picture_id, owner)])[0]
+            picture = self._find(db, picture_id, owner)
+        if picture.state == "trash":
+            return picture
+        there = self.files.ready() and self.files.is_there(picture.file)
+        return replace(picture, state="there" if there else "missing")
 
     def search(
         self, wanted: Filter, *, owner: str | None = None, before: int | None = None, limit: int = 50
     ) -> Page:
-        """Pictures, the last taken in first.
+        """Pictures, the last taken in first, as they were when `check` last looked at their files.
 
         Args:
             wanted: which.
@@ -150,18 +156,10 @@ class Gallery:
         asked = query(wanted.text)
         if not self.files.ready() or (not asked.empty and not asked.terms):
             return Page(pictures=(), more=None)
-        pictures: list[Picture] = []
         with self._begin() as db:
-            while True:
-                rows = db.execute(self._select(wanted, owner, before).limit(limit + 1)).all()
-                for picture in self._settled(db, self._pictures(db, rows)):
-                    if picture.state == wanted.state:
-                        if len(pictures) == limit:
-                            return Page(pictures=tuple(pictures), more=pictures[-1].number)
-                        pictures.append(picture)
-                if len(rows) <= limit:
-                    return Page(pictures=tuple(pictures), more=None)
-                before = rows[-1].number
+            rows = db.execute(self._select(wanted, owner, before).limit(limit + 1)).all()
+            pictures = tuple(self._pictures(db, rows[:limit]))
+        return Page(pictures=pictures, more=pictures[-1].number if len(rows) > limit else None)
 
     def _select(self, wanted: Filter, owner: str | None, before: int | None) -> Any:
         asked, number = query(wanted.text), PICTURES.c.number
@@ -207,8 +205,8 @@ class Gallery:
             some = numbers[start : start + limit + 1].tolist()
             chosen = sa.select(PICTURES).where(PICTURES.c.number.in_(some), PICTURES.c.state == "there")
             with self._begin() as db:
-                settled = self._settled(db, self._pictures(db, db.execute(chosen).all()))
-            there = {each.number: each for each in settled if each.state == "there" and each.number != leave}
+                found = self._pictures(db, db.execute(chosen).all())
+            there = {each.number: each for each in found if each.number != leave}
             for number, distance in zip(some, distances[start:].tolist(), strict=False):
                 if number in there:
                     pairs.append((there[number], distance))
@@ -262,10 +260,16 @@ class Gallery:
 
         Raises PictureNotFoundError: none, or another owner's. OutputError: its file cannot be moved.
         """
-        with self._begin() as db:
-            picture = self._find(db, picture_id, owner)
-            self._mark(db, picture.number, "trash")
-            self.files.discard(picture)  # refused: the mark is taken back, too
+        with self._moving:
+            with self._begin() as db:
+                picture = self._find(db, picture_id, owner)
+                self._mark(db, picture.number, "trash")
+            try:
+                self.files.discard(picture)
+            except OutputError:
+                with self._begin() as db:
+                    self._mark(db, picture.number, picture.state)
+                raise
         return replace(picture, state="trash")
 
     def restore(self, picture_id: str, owner: str | None = None) -> Picture:
@@ -276,13 +280,15 @@ class Gallery:
             OutputError: its file has vanished, or cannot be moved.
             ConflictError: another file is in its place.
         """
-        with self._begin() as db:
-            picture = self._find(db, picture_id, owner)
-            if picture.state == "trash":
-                self.files.bring_back(picture)
+        with self._moving:
+            with self._begin() as db:
+                picture = self._find(db, picture_id, owner)
+            if picture.state != "trash":
+                return picture
+            self.files.bring_back(picture)
+            with self._begin() as db:
                 self._mark(db, picture.number, "there")
-                picture = replace(picture, state="there")
-        return picture
+        return replace(picture, state="there")
 
     def empty_trash(self, owner: str | None = None) -> int:
         """Remove what is in the trash for good; how many pictures. Raises OutputError: a file stays."""
@@ -291,19 +297,49 @@ class Gallery:
             chosen = chosen.where(PICTURES.c.owner == owner)
         with self._begin() as db:
             pictures = [picture_of(row, ()) for row in db.execute(chosen)]
-        for picture in pictures:
-            same = sa.select(PICTURES.c.number).where(
-                PICTURES.c.sha256 == picture.sha256, PICTURES.c.number != picture.number
-            )
+        return sum(self._destroy(picture) for picture in pictures)
+
+    def _destroy(self, picture: Picture) -> bool:
+        """Remove a picture for good, its file first; False if it is in the trash no more."""
+        state = sa.select(PICTURES.c.state).where(PICTURES.c.number == picture.number)
+        same = sa.select(PICTURES.c.number).where(
+            PICTURES.c.sha256 == picture.sha256, PICTURES.c.number != picture.number
+        )
+        with self._moving:
             with self._begin() as db:
+                if db.scalar(state) != "trash":
+                    return False
                 shared = db.execute(same.limit(1)).first() is not None
+            self.files.destroy(picture, shared=shared)
+            with self._begin() as db:
                 for table in (PICTURES, TAGS, VECTORS):
                     db.execute(sa.delete(table).where(table.c.number == picture.number))
                 mine = sa.and_(SPACE.c.owner == picture.owner, SPACE.c.name == picture.file)
                 db.execute(sa.delete(SPACE).where(mine))
                 self._words.remove(db, picture.number)
-                self.files.destroy(picture, shared=shared)
-        return len(pictures)
+        return True
+
+    def check(self) -> Iterator[int]:
+        """Mark the pictures whose files have vanished, or are back; how many, for each `MAX_PAGE` looked at.
+
+        Nothing is marked where the outputs folder is not there, nor where pictures may be elsewhere.
+        """
+        row = PICTURES.c
+        last = 0
+        while self.files.local():
+            some = sa.select(row.number, row.file, row.state).where(row.state != "trash", row.number > last)
+            with self._begin() as db:
+                rows = db.execute(some.order_by(row.number).limit(MAX_PAGE)).all()
+            if not rows:
+                return
+            last = rows[-1].number
+            now: list[State] = ["there" if self.files.is_there(each.file) else "missing" for each in rows]
+            changed = [(each, state) for each, state in zip(rows, now, strict=True) if each.state != state]
+            if changed and self.files.local():  # a disk that was taken away meanwhile has lost nothing
+                with self._begin() as db:
+                    for each, state in changed:
+                        self._mark(db, each.number, state, before=each.state)
+            yield len(changed)
 
     def path(self, picture: Picture) -> Path:
         """Where a picture's file is. Raises OutputError: it has vanished."""
@@ -340,22 +376,11 @@ class Gallery:
             tags[tag.number].append(tag.tag)
         return [picture_of(row, tags[row.number]) for row in rows]
 
-    def _settled(self, db: sa.Connection, pictures: Sequence[Picture]) -> list[Picture]:
-        """The pictures as they are now: those whose files have vanished or come back are marked."""
-        if not self.files.ready():
-            return [replace(each, state="missing") if each.state == "there" else each for each in pictures]
-        settled = []
-        for picture in pictures:
-            if picture.state != "trash":
-                state: State = "there" if self.files.is_there(picture.file) else "missing"
-                if state != picture.state:
-                    self._mark(db, picture.number, state)
-                    picture = replace(picture, state=state)
-            settled.append(picture)
-        return settled
-
-    def _mark(self, db: sa.Connection, number: int, state: State) -> None:
+    def _mark(self, db: sa.Connection, number: int, state: State, before: State | None = None) -> None:
+        """Give a picture a state; with `before`, only in place of that one."""
         change = sa.update(PICTURES).where(PICTURES.c.number == number)
+        if before is not None:
+            change = change.where(PICTURES.c.state == before)
         db.execute(change.values(state=state, changed=time.time()))
 
 

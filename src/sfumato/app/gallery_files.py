@@ -57,6 +57,10 @@ class PictureFiles:
         """Whether the outputs folder is there; where it is not, nothing is known of its pictures."""
         return self._elsewhere is not None or self.outputs.is_dir()
 
+    def local(self) -> bool:
+        """Whether all pictures have to be in the outputs folder, and that is there."""
+        return self._elsewhere is None and self.outputs.is_dir()
+
     def place(self, file: str) -> Path:
         """Where a file of this name is. Raises OutputError: the name leads out of the outputs folder."""
         path = self.outputs / file
