@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sfumato.app.settings import Settings
+from sfumato.cli_given import NEEDS
 from sfumato.cli_options import (
     MAX_PROMPTS_BYTES,
     PROMPT,
@@ -112,3 +113,59 @@ def test_one_source_of_prompts_is_needed(tmp_path: Path) -> None:
         requests()
     with pytest.raises(RequestError, match="one or the other"):
         requests(prompt__text="a cat", prompts_file=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"hires__scale": 3.0}, "--hires-scale has no effect without --hires;"),
+        ({"hires__enabled": False, "hires__steps": 3}, "--hires-steps has no effect without --hires;"),
+        ({"mask__padding": 8}, "--mask-padding has no effect without --mask;"),
+        ({"mask__overlay": False}, "--overlay has no effect without --mask;"),
+        ({"mask__padding": 8, "outpaint__left": 64}, "--mask-padding has no effect without --mask;"),
+        ({"soft__enabled": True}, "--soft has no effect without --mask or"),
+        (
+            {"soft__schedule_bias": 1.0, "mask__image": Path("m.png")},
+            "--soft-bias has no effect without --so",
+        ),
+        ({"refiner__switch_at": 0.5}, "--refiner-switch-at has no effect without --refiner;"),
+        ({"outpaint__falloff": 1.0}, "--outpaint-falloff has no effect without --left or --right or"),
+        ({"variation__seed": 4}, "--variation-seed has no effect without --variation-strength;"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        requests(prompt__text="a", **given)
+
+
+def test_options_with_what_they_need_are_taken(tmp_path: Path) -> None:
+    requests(prompt__text="a", hires__enabled=True, hires__scale=3.0)
+    requests(prompt__text="a", mask__image=Path("m.png"), mask__padding=8, soft__enabled=True)
+    requests(prompt__text="a", outpaint__left=64, outpaint__falloff=2.0, soft__enabled=True)
+    requests(prompt__text="a", mask__conditioning_weight=0.5, mask__invert=False)
+    requests(prompt__text="a", variation__strength=0.5, variation__seed=4, hires__enabled=False)
+    lines = tmp_path / "prompts.txt"  # whose lines may ask for the second pass
+    lines.write_text("a cat\n", "utf-8")
+    assert requests(prompts_file=lines, hires__scale=3.0)[0].hires.scale == 3.0
+
+
+def test_every_part_that_needs_something_is_there() -> None:
+    known = {flag.field for flag in (*REQUEST_FLAGS, *SOURCE_FLAGS)}
+    for name, needed in NEEDS.items():
+        assert set(needed) <= known
+        assert name in known or any(field.startswith(f"{name}.") for field in known)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"variation__from_width": 99999}, "^--resize-seed-width=99999 is outside"),
+        ({"levels__sigma_min": 2.0, "levels__sigma_max": 1.0}, "^--sigma-min=2.0 is not below --sigma-max=1"),
+        ({"canvas__batch_count": 0}, "^--batch-count=0 is outside"),
+        ({"source__denoising_strength": 3.0}, "^--denoise=3.0 is outside"),
+        ({"canvas__noise_source": "x"}, "^--noise-source='x'"),
+    ],
+)
+def test_errors_name_what_was_typed(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        requests(prompt__text="a", **given)

@@ -90,8 +90,13 @@ class Work:
     def make(self, path: Path) -> None:
         """Make and save what is asked of one picture. Raises SfumatoError."""
         from sfumato.cli_pictures import make
+        from sfumato.pipeline.masks import is_blank
+        from sfumato.pipeline.source import read_picture
 
         requests = [self._of(request, path) for request in self.requests]
+        mask = requests[0].mask
+        if isinstance(mask.image, Path) and is_blank(mask, read_picture(path).size):
+            typer.echo(f"{mask.image}: nothing in it is to change, so all of {path} is made anew", err=True)
         self.desk.check(requests, self.shelf)
         make(requests, self.shelf, self.desk, grid=self.grid)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from sfumato.cli_flags import NUMBERS, QUEUE_FLAGS, SERVER_FLAGS, SETTING_FLAGS, SWITCHES, Flag
+from sfumato.cli_given import as_typed, check_needs
 from sfumato.errors import PromptError, RequestError
 from sfumato.types import Request, field_types
 
@@ -129,6 +130,9 @@ SOURCE_FLAGS: tuple[Flag, ...] = (
     Flag("outpaint.falloff", ("--outpaint-falloff",), "Exponent of the noise's spectrum."),
     Flag("outpaint.color_variation", ("--outpaint-color",), "How far its colours stray."),
 )
+SPELLINGS: Mapping[str, str] = MappingProxyType(
+    {flag.field: flag.spellings[0] for flag in (*REQUEST_FLAGS, *SOURCE_FLAGS)}
+)
 PROMPT_SETTINGS = ("styles", "wildcards")  # of use where there is a prompt
 
 _STYLE = inspect.Parameter(
@@ -188,6 +192,8 @@ class Options:
         text = _lines(
             self.request["prompt.text"], prompts_file, both=bool(reading and reading.insert != "replace")
         )
+        if text is None:  # lines may ask for what is needed
+            check_needs(self.request, SPELLINGS)
         requests = [base]
         if same_seed or (reading and reading.iterate_seed):
             from sfumato.pipeline.scripts.work import settled
@@ -215,7 +221,13 @@ class Options:
             part, field = name.split(".")
             if value is not None:
                 parts.setdefault(part, {})[field] = value
-        return Request(**{name: _part_type(name)(**values) for name, values in parts.items()})
+        made: dict[str, Any] = {}
+        for name, values in parts.items():
+            try:
+                made[name] = _part_type(name)(**values)
+            except RequestError as error:
+                raise as_typed(error, name, SPELLINGS) from error
+        return Request(**made)
 
     def styles(self) -> dict[str, Style]:
         """The styles there are, by name; none where there is no file. Raises OutputError: it is none."""

@@ -76,6 +76,14 @@ def test_outside_the_mask_nothing_changes(
         assert (result != pixels(source))[mask == 255].mean() > 0.5
 
 
+def test_a_mask_with_nothing_in_it_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    photo("x.png")
+    Image.new("L", (64, 48), 0).save("empty.png")
+    for line, told in ((["--mask", "empty.png"], True), (["--mask", "empty.png", "--mask-invert"], False)):
+        assert run(["img2img", "x.png", "a cat", *LINE, *line]) == 0
+        assert ("empty.png: nothing in it is to change" in capsys.readouterr().err) is told
+
+
 def test_sides_are_continued(capsys: pytest.CaptureFixture[str]) -> None:
     source = photo("x.png", 50, 40)
     assert (
@@ -145,9 +153,9 @@ REFUSED = {
     "missing mask": (["x.png", "a cat", "--mask", "none.png"], "none.png"),
     "missing masks": (["in", "a cat", "--mask", "none"], "none"),
     "bad mask": (["x.png", "a cat", "--mask", "text.png"], "text.png"),
-    "strength": (["x.png", "a cat", "--denoise", "1.5"], "denoising_strength=1.5"),
-    "negative strength": (["x.png", "a cat", "--denoise", "-0.1"], "denoising_strength=-0.1"),
-    "strength is no number": (["x.png", "a cat", "--denoise", "nan"], "denoising_strength=nan"),
+    "strength": (["x.png", "a cat", "--denoise", "1.5"], "--denoise=1.5"),
+    "negative strength": (["x.png", "a cat", "--denoise", "-0.1"], "--denoise=-0.1"),
+    "strength is no number": (["x.png", "a cat", "--denoise", "nan"], "--denoise=nan"),
     "scale": (["x.png", "a cat", "--scale", "9"], "--scale 9"),
     "mask and sides": (["x.png", "a cat", "--mask", "x.png", "--left", "8"], "mask"),
     "unknown reuse": (["x.png", "a cat", "--reuse", "size"], "'size'"),

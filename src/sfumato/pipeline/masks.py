@@ -56,11 +56,7 @@ def prepare_mask(
     Raises:
         OutputError: the mask's file cannot be read.
     """
-    assert mask.image is not None, "no mask to prepare"
-    drawn = _white_places(read_picture(mask.image), keep_grey=not mask.round)
-    drawn = drawn.resize(source.size, Image.Resampling.BILINEAR) if drawn.size != source.size else drawn
-    drawn = ImageChops.invert(drawn) if mask.invert else drawn
-    blurred = blur(drawn, mask.blur_x, mask.blur_y)
+    blurred = _drawn(mask, source.size)
     blank = blurred.getbbox() is None
     if blank:
         blurred = Image.new("L", source.size, 255)
@@ -86,6 +82,23 @@ def prepare_mask(
         box=box,
         blank=blank,
     )
+
+
+def is_blank(mask: Mask, size: tuple[int, int]) -> bool:
+    """Whether a mask over a source of this size leaves nothing to change, and so counts as none.
+
+    Raises OutputError: the mask's file cannot be read.
+    """
+    return _drawn(mask, size).getbbox() is None
+
+
+def _drawn(mask: Mask, size: tuple[int, int]) -> Image.Image:
+    """The mask over a source of this size: white changes; L."""
+    assert mask.image is not None, "no mask to prepare"
+    drawn = _white_places(read_picture(mask.image), keep_grey=not mask.round)
+    drawn = drawn.resize(size, Image.Resampling.BILINEAR) if drawn.size != size else drawn
+    drawn = ImageChops.invert(drawn) if mask.invert else drawn
+    return blur(drawn, mask.blur_x, mask.blur_y)
 
 
 def overlay(result: Image.Image, prepared: PreparedMask) -> Image.Image:
