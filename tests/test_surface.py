@@ -360,6 +360,15 @@ def test_commands_and_their_options() -> None:
         "models list": ["as_json", "models"],
         "models info": ["name", "as_json", "models"],
         "models add": ["path", "name", "link", "models"],
+        "lora info": ["name", "model", "as_json", "models"],
+        "lora merge": ["adapters", "to", "rank", "energy", "model", "layout", "dtype", "models"],
+        "lora resize": ["name", "to", "rank", "energy", "model", "layout", "dtype", "models"],
+        "lora extract": [
+            *("base", "tuned", "to", "rank", "energy", "conv_rank", "text", "least", "layout", "dtype"),
+            "models",
+        ],
+        "lora convert": ["name", "to", "layout", "model", "dtype", "models"],
+        "lora bake": ["checkpoint", "adapters", "to", "dtype", "models"],
         "models merge": [
             "a",
             "b",

@@ -17,7 +17,16 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from sfumato import __version__, cli_files, cli_folders, cli_gallery, cli_merge, cli_scripts, cli_users
+from sfumato import (
+    __version__,
+    cli_files,
+    cli_folders,
+    cli_gallery,
+    cli_lora,
+    cli_merge,
+    cli_scripts,
+    cli_users,
+)
 from sfumato.cli_depth import depth
 from sfumato.cli_img2img import img2img
 from sfumato.cli_options import (
@@ -51,6 +60,7 @@ app.command()(worker)
 app.command()(depth)
 cli_scripts.add_commands(app)
 cli_merge.add_commands(models_app)
+cli_lora.add_commands(app)
 cli_folders.add_commands(models_app)
 cli_users.add_commands(app)
 cli_gallery.add_commands(app)

@@ -6,13 +6,22 @@ the last place: 1e-6 of the largest number.
 
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from tests.conftest import TINY
+from tests.weights.adapters.conftest import kohya_lora
 from torch import Tensor, nn
 
-from sfumato.weights.adapters import kinds
+from sfumato.nn.unet import UNet
+from sfumato.weights.adapters import kinds, tools
+from sfumato.weights.adapters.apply import Adapted, Part, Use
 from sfumato.weights.adapters.names import split_key
+from sfumato.weights.adapters.read import read_adapter
+from sfumato.weights.files import read_safetensors, write_safetensors
+from sfumato.weights.folder_configs import unet_settings
+from sfumato.weights.keymaps import to_theirs, unet_table
 
 with warnings.catch_warnings():  # they warn of optional packages
     warnings.simplefilter("ignore")
@@ -163,3 +172,29 @@ def test_peft_adds_the_same(name: str, config: object, layer: str) -> None:
     inner.merge()
     assert ours is not None
     assert close(ours, base.weight.detach() - weight), name
+
+
+def test_diffusers_computes_the_same_with_a_converted_file(tmp_path: Path) -> None:
+    """Ours wears kohya's file, theirs what `convert` makes of it; two whole networks, so 1e-4."""
+    from diffusers import UNet2DConditionModel
+
+    write_safetensors(tmp_path / "fur.safetensors", kohya_lora(conv=True, rank=4, alpha=3.0))
+    adapter, target = read_adapter(tmp_path / "fur.safetensors"), tmp_path / "peft.safetensors"
+    tools.convert(adapter, TINY, tools.Output(path=target, layout="peft"))
+    unet = UNet(TINY.unet).requires_grad_(False).eval()
+    for parameter in unet.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    settings = {k: v for k, v in unet_settings(TINY).items() if not k.startswith("_")}
+    theirs = UNet2DConditionModel(**settings).eval()
+    theirs.load_state_dict(to_theirs(unet_table(TINY.unet), unet.state_dict()))
+    x, context = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 16)
+    timesteps = torch.tensor([500.0, 20.0])
+    plain = unet(x, timesteps, context)
+    part = Part(digest=adapter.digest, pieces=tools.fit_to(adapter, TINY).parts["unet"])
+    Adapted(unet).use((Use(part=part, strength=1.0),))
+    ours = unet(x, timesteps, context)
+    theirs.load_lora_adapter(read_safetensors(target), prefix="unet")
+    with torch.no_grad():
+        out = theirs(x, timesteps, context).sample
+    assert (ours - plain).abs().max() > 0.1 * plain.abs().max()
+    assert (ours - out).abs().max() < 1e-4 * out.abs().max()

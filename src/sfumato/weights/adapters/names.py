@@ -6,7 +6,7 @@ or underscores between the parts and any of `PREFIXES` in front; without prefix 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -113,10 +113,18 @@ def places(spec: ModelSpec) -> dict[str, Place]:
 def kohya_names(spec: ModelSpec) -> dict[Place, str]:
     """Give the names under which most programs write and read, by module."""
     prefix = {"unet": "lora_unet_", "text": "lora_te_"}
-    return {
-        Place(network, row.ours.removesuffix(".weight")): prefix[network]
-        + row.theirs.removesuffix(".weight").replace(".", "_")
-        for network in ("unet", "text")
-        for row in table_of(network, spec)
-        if row.ours.endswith(".weight") and row.stride == 1
-    }
+    return {place: prefix[place.network] + name.replace(".", "_") for place, name in _theirs(spec)}
+
+
+def peft_names(spec: ModelSpec) -> dict[Place, str]:
+    """Give the names under which diffusers writes and reads, by module."""
+    prefix = {"unet": "unet.", "text": "text_encoder."}
+    return {place: prefix[place.network] + name for place, name in _theirs(spec)}
+
+
+def _theirs(spec: ModelSpec) -> Iterator[tuple[Place, str]]:
+    """Modules with diffusers' names."""
+    for network in ("unet", "text"):
+        for row in table_of(network, spec):
+            if row.ours.endswith(".weight") and row.stride == 1:
+                yield Place(network, row.ours.removesuffix(".weight")), row.theirs.removesuffix(".weight")
