@@ -1,5 +1,6 @@
 """The page in a real browser, with a server as a process."""
 
+import base64
 import re
 import signal
 from pathlib import Path
@@ -17,6 +18,14 @@ HOSTILE = (
     """<img src=x onerror="document.title='taken'"><script>document.title='taken'</script> ${7*7} {{7*7}}"""
 )
 
+DROP = """([place, packed]) => {
+  const bytes = Uint8Array.from(atob(packed), letter => letter.charCodeAt(0));
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([bytes], "a.png", {type: "image/png"}));
+  const drop = new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true});
+  document.querySelector(place).dispatchEvent(drop);
+}"""
+
 
 def write(page: Any, element: str, text: str) -> None:
     """Type into a field of the form."""
@@ -28,7 +37,7 @@ def write(page: Any, element: str, text: str) -> None:
 def shows(page: Any, element: str, value: str) -> None:
     """Wait until a field of the form has this value."""
     page.wait_for_function(
-        "([place, value]) => document.querySelector(place).value === value",
+        "([place, value]) => document.querySelector(place)?.value === value",
         arg=[f"#txt2img_{element} :is(textarea, input:not([type=range]))", value],
     )
 
@@ -143,6 +152,52 @@ def test_what_others_write_is_shown_as_text(page: Any, tmp_path: Path) -> None:
         page.screenshot(path=tmp_path / "hostile.png", full_page=True)
         assert page.title() == "Sfumato"
         assert page.locator("img[src=x]").count() == 0
+
+
+def test_a_picture_that_is_dropped_on_the_prompt_fills_the_form(page: Any, tmp_path: Path) -> None:
+    with serving(tmp_path) as address:
+        page.goto(address)
+        write(page, "sampling_steps", "3")
+        write(page, "canvas_seed", "12345678901234567890")  # more than a number of JavaScript holds
+        page.locator(PROMPT).fill("a red house")
+        page.locator("#txt2img_generate").click()
+        page.locator("#txt2img_gallery img").first.wait_for()
+        page.reload()
+        shows(page, "sampling_steps", "20")
+        (file,) = (tmp_path / "outputs").rglob("*.png")
+        packed = base64.b64encode(file.read_bytes()).decode("ascii")
+        page.evaluate(DROP, [PROMPT, packed])
+        shows(page, "sampling_steps", "3")
+        shows(page, "canvas_seed", "12345678901234567890")
+        shows(page, "prompt_text", "a red house")
+
+
+def test_a_script_makes_its_sheet(page: Any, tmp_path: Path) -> None:
+    with serving(tmp_path) as address:
+        page.goto(address)
+        write(page, "sampling_steps", "2")
+        page.locator("#txt2img_script input").click()
+        page.get_by_role("option", name="X/Y/Z plot").click()
+        page.locator("#txt2img_script_values_x textarea, #txt2img_script_values_x input").fill("1-3")
+        page.locator(PROMPT).fill("a tree")
+        page.locator("#txt2img_generate").click()
+        says(page, "Done")
+        (job,) = jobs(address)
+        assert job["script"]["name"] == "x/y/z plot"
+        page.locator("#txt2img_gallery img").first.wait_for()
+        page.screenshot(path=tmp_path / "plot.png", full_page=True)
+
+
+def test_it_generates_until_it_is_told_to_stop(page: Any, tmp_path: Path) -> None:
+    with serving(tmp_path) as address:
+        page.goto(address)
+        write(page, "sampling_steps", "1")
+        page.locator("#txt2img_tool_forever").click()
+        while len(jobs(address)) < 3:
+            page.wait_for_timeout(50)
+        page.locator("#txt2img_tool_forever[aria-pressed=true]").click()
+        says(page, "Done")
+        page.locator("#txt2img_tool_forever[aria-pressed=false]").wait_for()
 
 
 def test_size_is_swapped_and_keeps_its_ratio(page: Any, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def now(engine: Engine, visit: Visit, tab: str, preview: int = 0) -> dict[str, A
     job = current(engine, visit.owner, tab)
     told: dict[str, Any] = {"signature": signature(job), "active": False, "line": "", "share": 0.0}
     told |= {"fault": "", "preview": None, "version": 0, "waiting": 0, "lost": visit.say("lost")}
+    told["no_infotext"] = visit.say("no_infotext")
     if job is None:
         return told
     if job.fault is not None:

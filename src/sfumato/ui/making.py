@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
+from sfumato.app.jobs import Script
 from sfumato.errors import ConflictError, RequestError
 from sfumato.pipeline.scripts.fields import with_values
 from sfumato.text.chunks import count_tokens
@@ -20,6 +22,7 @@ from sfumato.types import Request
 from sfumato.ui.form import Form, tool
 from sfumato.ui.live import current
 from sfumato.ui.results import Results
+from sfumato.ui.scripts import Scripts
 from sfumato.ui.site import Load, Site, Visit
 from sfumato.ui.strings import t
 
@@ -40,6 +43,7 @@ class Making:
     def __init__(self, site: Site, form: Form) -> None:
         """Make the prompts and the buttons here."""
         self.site, self.form, self.tab = site, form, form.tab
+        self.scripts: Scripts
         with gr.Row(elem_classes=["sf-top"]):
             with gr.Column(scale=6, min_width=320):
                 for made in form.group("prompt"):
@@ -60,6 +64,7 @@ class Making:
                     self.paste = tool("↙", "paste", self.tab)
                     self.clear = tool("✕", "clear", self.tab)
                     self.apply = tool("☰", "apply_styles", self.tab)
+                    tool("∞", "forever", self.tab)
                 self.styles = gr.Dropdown(
                     choices=list(site.styles), multiselect=True, label=t("prompt.styles"),
                     elem_id=f"{self.tab}_styles", allow_custom_value=True,
@@ -125,6 +130,10 @@ class Making:
             with gr.Accordion(t(f"group.{name}"), open=False, elem_id=f"{self.tab}_{name}"):
                 self.form.pairs(name)
 
+    def script(self) -> None:
+        """Make the choice of a script here."""
+        self.scripts = Scripts(self.site, self.tab)
+
     def bind(self, results: Results, finish: Finish, extra: Sequence[Any] = ()) -> None:
         """Bind the buttons, when everything is made.
 
@@ -137,12 +146,14 @@ class Making:
 
         def send(visit: Visit, ticket: str, names: list[str], *values: Any) -> str:
             own = len(form.components)
-            made = finish(visit, self._styled(form.read(values[:own]), names), values[own:])
+            rest = own + len(self.scripts.inputs)
+            script = self.scripts.read(values[own:rest])
+            made = finish(visit, self._styled(form.read(values[:own]), names), values[rest:])
             for place, request in enumerate([made] if isinstance(made, Request) else made):
-                self._submit(visit, request, f"{ticket}-{place}" if place else ticket)
+                self._submit(visit, request, f"{ticket}-{place}" if place else ticket, script)
             return new_ticket()
 
-        inputs = [self.ticket, self.styles, *form.inputs, *extra]
+        inputs = [self.ticket, self.styles, *form.inputs, *self.scripts.inputs, *extra]
         on(self.generate.click, send, inputs, [self.ticket], trigger_mode="once", js=_TICKET)
         on(self.interrupt.click, self._stop)
         on(self.skip.click, self._skip)
@@ -167,13 +178,13 @@ class Making:
         text, negative = apply_styles(prompt.text, prompt.negative, names, self.site.styles)
         return with_values(request, {"prompt.text": text, "prompt.negative": negative})
 
-    def _submit(self, visit: Visit, request: Request, ticket: str) -> None:
-        engine = self.site.engine
-        key = f"page-{ticket or new_ticket()}"
+    def _submit(self, visit: Visit, request: Request, ticket: str, script: Script | None = None) -> None:
+        kind = script.name if script else self.tab
+        submit = partial(self.site.engine.submit, request, owner=visit.owner, kind=kind, script=script)
         try:
-            engine.submit(request, owner=visit.owner, kind=self.tab, key=key)
+            submit(key=f"page-{ticket or new_ticket()}")
         except ConflictError:  # the answer to the form before was lost, and this one is another
-            engine.submit(request, owner=visit.owner, kind=self.tab, key=f"page-{new_ticket()}")
+            submit(key=f"page-{new_ticket()}")
 
     def _stop(self, visit: Visit) -> None:
         job = current(self.site.engine, visit.owner, self.tab)

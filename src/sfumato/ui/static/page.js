@@ -8,7 +8,8 @@ const activeTab = () =>
 
 // ---- what happens now -------------------------------------------------------------------------------------
 const BUSY = 500, IDLE = 3000, HURRY = 250; // milliseconds between two questions
-let version = 0, shownTab = "", timer = 0, hurryUntil = 0, lost = "The connection is lost; trying again …";
+let version = 0, shownTab = "", timer = 0, hurryUntil = 0;
+let lost = "The connection is lost; trying again …", noText = "";
 
 async function ask() {
   clearTimeout(timer);
@@ -46,7 +47,7 @@ function line(tab, text) {
 function show(tab, told) {
   const strip = document.querySelector(`.sf-strip[data-tab="${tab}"]`);
   if (!strip) return;
-  lost = told.lost;
+  [lost, noText] = [told.lost, told.no_infotext];
   version = told.version;
   line(tab, told.line);
   strip.querySelector(".sf-fault").textContent = told.fault;
@@ -58,6 +59,7 @@ function show(tab, told) {
   picture.hidden = !picture.hasAttribute("src");
   byId(`${tab}_generate`)?.classList.toggle("sf-busy", told.active);
   document.title = told.active ? `[${Math.round(100 * told.share)} %] Sfumato` : "Sfumato";
+  again(tab, told);
   const known = byId(`${tab}_signature`)?.querySelector("input, textarea");
   if (known && known.value !== told.signature && Date.now() > askAgain) {
     askAgain = Date.now() + 1000; // by then the answer is here, or the question was lost
@@ -66,11 +68,29 @@ function show(tab, told) {
 }
 let askAgain = 0;
 
+// ---- generate forever -------------------------------------------------------------------------------------
+const forever = new Map(); // by tab: the job that was the last one when it was begun anew
+function again(tab, told) {
+  const [job, state] = told.signature.split(":");
+  if (!forever.has(tab) || told.active || forever.get(tab) === job) return;
+  if (state === "cancelled" || state === "failed") return turnForever(tab);
+  forever.set(tab, job);
+  pressed(`${tab}_generate`);
+  hurry();
+}
+
+function turnForever(tab) {
+  const on = !forever.delete(tab) && Boolean(forever.set(tab, null));
+  byId(`${tab}_tool_forever`).setAttribute("aria-pressed", String(on));
+  hurry();
+}
+
 document.addEventListener("visibilitychange", ask);
 addEventListener("online", ask);
 document.addEventListener("click", event => {
   const button = event.target.closest?.("button");
   if (button && /_(generate|interrupt|skip)$/.test(button.id)) hurry();
+  if (button?.id.endsWith("_tool_forever")) turnForever(button.id.replace("_tool_forever", ""));
   if (button?.role === "tab") setTimeout(ask, 50);
 });
 
@@ -137,6 +157,36 @@ function move(area, by) {
   const place = trimmed.slice(0, to).reduce((sum, part) => sum + part.length + 2, 0);
   const cursor = Math.min(place + Math.max(0, within), place + trimmed[to].length);
   write(area, text, cursor, cursor);
+}
+
+// ---- a picture or a text that is dropped on a prompt is read into the form ----------------------------------
+const promptOf = event => event.target.closest?.("[id$=_prompt_text], [id$=_prompt_negative]");
+document.addEventListener("dragover", event => {
+  if (promptOf(event) && event.dataTransfer.types.includes("Files")) event.preventDefault();
+});
+document.addEventListener("drop", async event => {
+  const file = promptOf(event) && event.dataTransfer.files[0];
+  if (!file) return;
+  event.preventDefault();
+  event.stopPropagation();
+  const tab = promptOf(event).id.replace(/_prompt_\w+$/, "");
+  const text = file.type.startsWith("text/") ? await file.text() : await parameters(file);
+  const area = document.querySelector(`#${tab}_prompt_text textarea`);
+  if (!text) return line(tab, noText);
+  write(area, text, text.length, text.length);
+  setTimeout(() => pressed(`${tab}_tool_paste`), 50); // when Gradio has seen it
+}, true);
+
+async function parameters(file) {
+  const image = await new Promise(done => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result);
+    reader.readAsDataURL(file);
+  });
+  const answer = await fetch("sdapi/v1/png-info", {
+    method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify({image}),
+  });
+  return answer.ok ? (await answer.json()).info : "";
 }
 
 // ---- names for signs --------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ def build(site: Site) -> None:
                 form.pairs("inpaint")
             making.more("soft", "outpaint", "source_finer")
             places.depth_map()
+            making.script()
         with gr.Column(scale=6, min_width=320):
             results = Results(site, TAB, (*SENDS, "compare"))
     making.bind(results, places.finish, places.inputs)

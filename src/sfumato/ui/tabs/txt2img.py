@@ -27,6 +27,7 @@ def build(site: Site) -> None:
             making.size()
             making.seed()
             making.more()
+            making.script()
         with gr.Column(scale=6, min_width=320):
             results = Results(site, TAB)
     making.bind(results, lambda visit, request, values: request)
