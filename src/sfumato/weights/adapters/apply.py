@@ -167,21 +167,28 @@ class Adapted:
 
 def merged(base: Tensor, changes: Changes) -> Tensor | None:
     """The weight with all changes, computed in float32: of `base`'s layout; None = none changes it."""
+    thin = [(_thin_pair(piece, base), strength) for piece, strength in changes]
+    if all(pair is not None for pair, _ in thin) and (base.is_contiguous() or base[0, 0].numel() == 1):
+        total = base.detach().to(torch.float32, copy=True)
+        flat = total.view(len(total), -1)
+        for pair, strength in thin:  # added while it is multiplied, which needs no memory of its own
+            assert pair is not None
+            flat.addmm_(pair[1], pair[0], alpha=strength)
+        return total
     wide = base.detach().to(torch.float32)
-    total: Tensor | None = None
+    sum_: Tensor | None = None
     for piece, strength in changes:
-        tensors = _numbers(piece, base.device)
-        thin = kinds.factors(piece.kind, tensors, piece.alpha)
-        if thin is not None and len(thin) == 2 and (wide.is_contiguous() or wide[0, 0].numel() == 1):
-            total = wide.clone() if total is None else total
-            flat = total.view(len(total), -1)
-            flat.addmm_(thin[1].flatten(1), thin[0].flatten(1), alpha=strength)  # without a sum of its own
-            continue
-        change = kinds.delta(piece.kind, tensors, piece.alpha, wide)
+        change = kinds.delta(piece.kind, _numbers(piece, base.device), piece.alpha, wide)
         if change is not None:
-            total = wide.clone() if total is None else total
-            total.add_(change, alpha=strength)
-    return total
+            sum_ = wide.clone() if sum_ is None else sum_
+            sum_.add_(change, alpha=strength)
+    return sum_
+
+
+def _thin_pair(piece: Piece, base: Tensor) -> tuple[Tensor, Tensor] | None:
+    """A change as (R,M) and (O,R), if it is such a product."""
+    thin = kinds.factors(piece.kind, _numbers(piece, base.device), piece.alpha)
+    return (thin[0].flatten(1), thin[1].flatten(1)) if thin is not None and len(thin) == 2 else None
 
 
 def merged_bias(base: Tensor, changes: Changes) -> Tensor | None:
