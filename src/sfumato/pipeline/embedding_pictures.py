@@ -60,7 +60,7 @@ def _understood(raw: bytes, path: Path) -> Embedding:
         data = json.loads(raw)
         stored = data["string_to_param"].items()
         tensors = {f"string_to_param.{token}": torch.tensor(value[_TENSOR]) for token, value in stored}
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RuntimeError, OverflowError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: its embedding is damaged; get the file again") from error
     facts: Mapping[str, Any] = data
     name = data.get("name")
