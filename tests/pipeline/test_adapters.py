@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tests.weights.adapters.conftest import kohya_lora
 from sfumato.errors import ModelNotFoundError, PromptError, UnknownModelError
 from sfumato.pipeline.generate import generate
 from sfumato.pipeline.shelf import ModelShelf
-from sfumato.types import Canvas, Hires, Prompt, Request, Result, Sampling, StepInfo
+from sfumato.types import Canvas, Hires, ModelChoice, Prompt, Request, Result, Sampling, StepInfo
 from sfumato.weights.adapters.read import adapter_sha256
 from sfumato.weights.files import write_safetensors
 
@@ -117,6 +118,28 @@ def test_the_hash_stands_in_the_picture(shelf: ModelShelf, folder: Path) -> None
     assert "Lora hashes" not in picture(shelf, "a cat").infotext
 
 
+def test_keys_that_change_nothing_are_counted_in_the_picture(
+    shelf: ModelShelf, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange = {"lora_unet_nowhere.lora_down.weight": torch.ones(4, 8)}
+    write_safetensors(folder / "odd.safetensors", kohya_lora() | strange)
+    assert 'Lora keys unmatched: "odd: 1"' in picture(shelf, "a cat<lora:odd:1>").infotext
+    assert "1 keys change nothing in this checkpoint: lora_unet_nowhere" in caplog.text
+    assert "unmatched" not in picture(shelf, "a cat<lora:fur:1>").infotext
+
+
+def test_what_is_merged_already_counts_as_room(shelf: ModelShelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = shelf.load(ModelChoice())
+    picture(shelf, "a cat<lora:fur:1>")
+    copied = models.adapted.copied_bytes + models.reader.adapted.copied_bytes
+    assert copied > 0
+    monkeypatch.setattr("sfumato.pipeline.adapters.memory", SimpleNamespace(available_bytes=lambda device: 0))
+    assert "Lora method" not in picture(shelf, "a cat<lora:fur:0.5>").infotext
+    picture(shelf, "a cat")
+    assert models.adapted.copied_bytes == 0
+    assert "Lora method" in picture(shelf, "a cat<lora:fur:0.5>").infotext
+
+
 def test_the_second_pass_wears_what_its_own_prompt_says(shelf: ModelShelf) -> None:
     hires = Hires(enabled=True, scale=1.5, upscaler="Latent", steps=2, prompt="a cat<lora:tiny:1>")
     told = picture(shelf, "a cat<lora:fur:1>", hires=hires).infotext
@@ -142,7 +165,7 @@ def test_a_strength_may_change_on_the_way(shelf: ModelShelf) -> None:
 
 def test_where_memory_is_short_nothing_is_merged(shelf: ModelShelf, monkeypatch: pytest.MonkeyPatch) -> None:
     merged = np.asarray(picture(shelf, "a cat<lora:fur:1>").image).astype(int)
-    monkeypatch.setattr("sfumato.weights.adapters.apply.Use.bytes_merged", lambda use, network: 2**60)
+    monkeypatch.setattr("sfumato.weights.adapters.apply.Adapted.bytes_of", lambda adapted, uses: 2**60)
     beside = picture(shelf, "a cat<lora:fur:1>", hires=Hires())
     assert abs(np.asarray(beside.image).astype(int) - merged).max() <= 1  # rounded to bytes
     assert "Lora method: on the fly" in beside.infotext

@@ -42,6 +42,7 @@ class Worn:
     calls: int = 1  # of the denoiser in the pass
     on_the_fly: bool = False  # else merged
     hashes: tuple[tuple[str, str], ...] = ()  # name and hash of each adapter
+    unmatched: tuple[tuple[str, int], ...] = ()  # adapters with so many keys that change nothing
     hypernetworks: tuple[tuple[str, str], ...] = ()
     embeddings: tuple[Embedding, ...] = ()  # that the prompts call by name
 
@@ -73,6 +74,7 @@ class _Wearing:
     text: list[Use] = field(default_factory=list)
     unet: list[tuple[Use, Curve]] = field(default_factory=list)
     hashes: dict[str, str] = field(default_factory=dict)
+    unmatched: dict[str, int] = field(default_factory=dict)
     hypernetworks: dict[str, str] = field(default_factory=dict)
     embeddings: dict[str, Embedding] = field(default_factory=dict)
 
@@ -118,15 +120,17 @@ class AdapterShelf:
                 raise PromptError(
                     f"{tag} asks for a {tag.kind!r}; known are <lora:name:1> and <hypernet:name:1>: remove it"
                 )
-        needed = sum(use.bytes_merged(models.checkpoint.text) for use in worn.text)
-        needed += sum(use.bytes_merged(models.checkpoint.unet) for use, _ in worn.unet)
-        varies = any(curve.varies for use, curve in worn.unet if use.bytes_merged(models.checkpoint.unet))
+        text, unet = models.reader.adapted, models.adapted
+        needed = text.bytes_of(worn.text) + unet.bytes_of(use for use, _ in worn.unet)
+        varies = any(curve.varies and unet.bytes_of([use]) for use, curve in worn.unet)
+        room = memory.available_bytes(models.device) + text.copied_bytes + unet.copied_bytes
         return Worn(
             text=tuple(worn.text),
             unet=tuple(worn.unet),
             calls=calls,
-            on_the_fly=varies or needed > memory.available_bytes(models.device),
+            on_the_fly=varies or needed > room,
             hashes=tuple(worn.hashes.items()),
+            unmatched=tuple((name, count) for name, count in worn.unmatched.items() if count),
             hypernetworks=tuple(worn.hypernetworks.items()),
             embeddings=tuple(worn.embeddings.values()),
         )
@@ -135,6 +139,7 @@ class AdapterShelf:
         fitted = self._fit(wish.name, models)
         adapter = fitted.adapter
         worn.hashes[adapter.name] = adapter.digest[:_HASH_DIGITS]
+        worn.unmatched[adapter.name] = len(fitted.unmatched)
         text, unet = (Part(digest=adapter.digest, pieces=fitted.parts[name]) for name in ("text", "unet"))
         worn.text.append(Use(part=text, strength=wish.text, rank=wish.rank))
         worn.unet.append((Use(part=unet, strength=1.0, blocks=wish.blocks, rank=wish.rank), wish.unet))

@@ -101,12 +101,14 @@ class Plan:
         hashes = dict(pair for each in worn for pair in each.hashes)
         said = ", ".join(f"{name}: {digest}" for name, digest in hashes.items())
         on_the_fly = any(each.on_the_fly for each in worn)  # other last bits than merged
+        unmatched = dict(pair for each in worn for pair in each.unmatched)
         hypernetworks = dict(pair for each in worn for pair in each.hypernetworks)
         words = dict.fromkeys(word for each in worn for word in each.words)
         rows = (
             ("Lora hashes", said),
             ("TI hashes", ", ".join(words)),
             ("Hypernet hashes", ", ".join(f"{name}: {digest}" for name, digest in hypernetworks.items())),
+            ("Lora keys unmatched", ", ".join(f"{name}: {count}" for name, count in unmatched.items())),
             ("Lora method", "on the fly" if on_the_fly else ""),
         )
         return tuple(row for row in rows if row[1])

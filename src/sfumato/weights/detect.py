@@ -41,7 +41,7 @@ _CONTEXT = r"model\.diffusion_model\.input_blocks\.1\.1\.transformer_blocks\.0\.
 _DOWN = r"lora_down|lora_A|lora\.down|processor\.to_k_lora\.down|hada_w1_b|lokr_w2_b"
 _CROSS_K = rf".*attn2[._]to_k\.({_DOWN})(\.weight)?"
 _PARTS = (
-    r"lora_down|lora_A(\.default)?|lora_B|(_|\.)?lora\.down|lora_linear_layer\.down|hada_w1_a|lokr_w1|lokr_w1_a"
+    r"lora_down|lora_A(\.[^.]+)?|lora_B(\.[^.]+)?|(_|\.)?lora\.down|lora_linear_layer\.down|hada_w1_a|lokr_w1|lokr_w1_a"
     r"|oft_blocks|on_input|ia3_l|diff|diff_b|w_norm|b_norm|a1|set_weight"
 )
 _ANY_LORA = rf".*[._]({_PARTS})(\.weight)?"

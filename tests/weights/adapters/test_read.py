@@ -84,7 +84,7 @@ SPELLINGS: dict[str, Callable[[str, str, str], str]] = {
     "lycoris": lambda n, m, d: f"lycoris_{m.replace('.', '_')}.lora_{d}.weight",
     "PEFT": lambda n, m, d: f"{ {'unet': 'unet', 'text': 'text_encoder'}[n] }.{m}.{AB[d]}.weight",
     "PEFT's own": lambda n, m, d: f"base_model.model.{m}.{AB[d]}.weight",
-    "PEFT's own, named": lambda n, m, d: f"base_model.model.{m}.{AB[d]}.default.weight",
+    "PEFT's own, named": lambda n, m, d: f"base_model.model.{m}.{AB[d]}.style_1.weight",
     "diffusers": lambda n, m, d: f"{ {'unet': 'unet', 'text': 'text_encoder'}[n] }.{m}.lora.{d}.weight",
     "old processors": old_processors,
     "without text_model": lambda n, m, d: f"{m.removeprefix('text_model.')}.{AB[d]}.weight",

@@ -5,7 +5,7 @@ adapter off puts the old one back, to the bit and at no cost; what is computed o
 parameters alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -41,12 +41,6 @@ class Use:
         """Tells what it does without holding on to it."""
         return self.part.digest, self.strength, self.blocks, self.rank
 
-    def bytes_merged(self, network: nn.Module) -> int:
-        """Bytes of the weights that merging it would copy."""
-        pieces = self.part.pieces.items()
-        modules = (network.get_submodule(name) for name, piece in pieces if isinstance(piece, Piece))
-        return sum(each.numel() * each.element_size() for module in modules for each in module.parameters())
-
     def strength_of(self, module: str) -> float:
         """How strongly a module is changed."""
         factor = next((factor for start, factor in self.blocks if module.startswith(start)), 1.0)
@@ -65,6 +59,18 @@ class Adapted:
         self._wrapped: list[nn.Module] = []
         self._ready: dict[Piece, tuple[Tensor, ...] | None] = {}  # thin matrices in the network's numbers
         self._cut: dict[tuple[Piece, int], Piece] = {}
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of the merged weights that stand beside their bases."""
+        return sum(base.numel() * base.element_size() for _, base in self._bases.values())
+
+    def bytes_of(self, uses: Iterable[Use]) -> int:
+        """Bytes of the merged weights that these adapters would need."""
+        pieces = (pair for use in uses if use.strength for pair in use.part.pieces.items())
+        names = {name for name, piece in pieces if isinstance(piece, Piece)}
+        weights = (self.network.get_parameter(f"{name}.weight") for name in names)
+        return sum(each.numel() * each.element_size() for each in weights)
 
     def use(self, uses: tuple[Use, ...], *, on_the_fly: bool = False) -> None:
         """Wear exactly these adapters; () = none, and the network is as it was, to the bit.

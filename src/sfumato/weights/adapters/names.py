@@ -23,16 +23,13 @@ FIELDS: Mapping[str, str] = MappingProxyType(  # ending of a key: our name of th
                 (".lora.up", "up"),
                 (".lora_linear_layer.up", "up"),
                 (".lora_B", "up"),
-                (".lora_B.default", "up"),
                 (".lora_down", "down"),
                 ("_lora.down", "down"),
                 (".lora.down", "down"),
                 (".lora_linear_layer.down", "down"),
                 (".lora_A", "down"),
-                (".lora_A.default", "down"),
                 (".lora_mid", "mid"),
                 (".lora_magnitude_vector", "magnitude"),
-                (".lora_magnitude_vector.default", "magnitude"),
                 *((f".{name}", name) for name in ("a1", "a2", "b1", "b2", "bm")),
             )
             for weight in (".weight", "")
@@ -40,13 +37,12 @@ FIELDS: Mapping[str, str] = MappingProxyType(  # ending of a key: our name of th
         ".lora_B.bias": "bias_up",
         ".lora_up.bias": "bias_up",
         **{
-            f".{field}{default}": field
+            f".{field}": field
             for field in (
                 *(f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")),
                 *(f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")),
                 "ia3_l",
             )
-            for default in ("", ".default")
         },
         **{
             f".{field}": field
@@ -68,6 +64,9 @@ PREFIXES = (
     "cond_stage_model_transformer_",
 )
 BUNDLED = re.compile(r"bundle_emb\.(?P<token>.+?)\.(?P<field>string_to_param\..*|emb_params|clip_[lg])")
+_OWN = re.compile(  # PEFT's own dumps name the adapter after the field
+    r"\.(lora_[AB]|lora_magnitude_vector|hada_[wt]\w+|lokr_[wt]\w+|ia3_l)\.(?!(?:weight|bias)$)[^.]+"
+)
 _ENDINGS = tuple(sorted(FIELDS, key=len, reverse=True))
 
 
@@ -80,6 +79,7 @@ class Place(NamedTuple):
 
 def split_key(key: str) -> tuple[str, str] | None:
     """Split a key into its module, as spelled, and our name of the field; None = no field is known."""
+    key = _OWN.sub(r".\1", key)
     for ending in _ENDINGS:
         if key.endswith(ending) and len(key) > len(ending):
             return key.removesuffix(ending), FIELDS[ending]
