@@ -186,7 +186,7 @@ def test_a_hypernetwork_is_worn_likewise(shelf: ModelShelf, folder: Path) -> Non
 
 
 def test_the_same_again_merges_nothing_anew(shelf: ModelShelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(shelf, "a cat<lora:fur:1>")
+    picture(shelf, "a bird<lora:fur:1>")
     monkeypatch.delattr("sfumato.weights.adapters.apply.merged")
     picture(shelf, "a dog<lora:fur:1>")
 

@@ -86,7 +86,6 @@ class PromptReader:
         if tags and worn is None:
             raise PromptError(f"{tags[0]} asks for an extra network, which cannot be used here: remove it")
         worn = worn or NOTHING
-        self.adapted.use(worn.text, on_the_fly=worn.on_the_fly)
         parts = grammar.split_parts(text)
         weights = [part.weight for part in parts]
         positive = [self._timeline(part.text, prompt, calls, calls_before, worn) for part in parts]
@@ -124,8 +123,8 @@ class PromptReader:
                 grammar.timeline(part.text, 1)[-1].text, self.tokenizer, pad_token=self.pad_token
             )
         ]
-        self.adapted.use(())
-        states = self._states(rows, 1, {})  # (N,T,E)
+        with self.adapted.wearing(()):
+            states = self._states(rows, 1, {})  # (N,T,E)
         ends = torch.tensor([row.ids.index(END_ID) for row in rows], device=states.device)
         return states[torch.arange(len(rows), device=states.device), ends].float().mean(0)
 
@@ -141,7 +140,8 @@ class PromptReader:
     def _encoded(self, texts: tuple[str, ...], prompt: Prompt, worn: Worn) -> dict[str, Tensor]:
         key = (texts, prompt.clip_skip, prompt.emphasis, worn.text_key)
         if key not in self._remembered:
-            self._remembered[key] = self._encode(Counter(texts), prompt, worn)
+            with self.adapted.wearing(worn.text, on_the_fly=worn.on_the_fly):
+                self._remembered[key] = self._encode(Counter(texts), prompt, worn)
         self._remembered.move_to_end(key)
         while len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)

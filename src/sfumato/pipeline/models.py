@@ -105,12 +105,11 @@ class Models:
         """The U-Net as samplers see it: float32 latents (B,C,H,W) in, a prediction of its own dtype out.
 
         Where it `wraps`, opposite edges of the latents meet. `uses` are the adapters it wears for this call
-        and no other; see `Adapted.use`.
+        and no other; see `Adapted.wearing`.
         """
-        self.adapted.use(uses, on_the_fly=on_the_fly)
         x = x.to(self.dtype, memory_format=torch.channels_last)
         unet: UNet = self.checkpoint.unet
-        with seamless(unet, wraps):
+        with self.adapted.wearing(uses, on_the_fly=on_the_fly), seamless(unet, wraps):
             out: Tensor = unet(x, timesteps, context.to(self.dtype))
         return out
 

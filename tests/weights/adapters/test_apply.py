@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -181,6 +182,28 @@ def test_the_same_adapters_give_the_same_bits_whatever_was_there_before(write: W
     adapted.use((use(other), use(one, 0.1)))
     adapted.use((use(one),))
     assert digest(made["unet"]) == first
+
+
+def test_threads_do_not_change_each_other_s_networks(write: Write, made: Networks) -> None:
+    adapter, adapted, plain = fitted(write, "every kind", made), Adapted(made["unet"]), output(made)
+    adapted.use((use(adapter),))
+    changed = output(made)
+    seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    together = threading.Barrier(2)
+
+    def work(wearing: bool) -> None:
+        together.wait()
+        for _ in range(20):
+            with adapted.wearing((use(adapter),) if wearing else ()):
+                seen[wearing].append(output(made))
+
+    threads = [threading.Thread(target=work, args=(wearing,)) for wearing in seen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(each, changed) for each in seen[True])
+    assert all(torch.equal(each, plain) for each in seen[False])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -5,7 +5,9 @@ adapter off puts the old one back, to the bit and at no cost; what is computed o
 parameters alone.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -48,11 +50,12 @@ class Use:
 
 
 class Adapted:
-    """A network that wears adapters. Say before each call which; what it wears already costs nothing."""
+    """A network that wears adapters. Say around each call which; what it wears already costs nothing."""
 
     def __init__(self, network: nn.Module) -> None:
         """Leave the network as it is."""
         self.network = network
+        self._lock = threading.RLock()
         self._uses: tuple[Use, ...] = ()
         self._on_the_fly = False
         self._bases: dict[str, tuple[nn.Parameter, Tensor]] = {}  # of merged parameters: what they held
@@ -60,10 +63,18 @@ class Adapted:
         self._ready: dict[Piece, tuple[Tensor, ...] | None] = {}  # thin matrices in the network's numbers
         self._cut: dict[tuple[Piece, int], Piece] = {}
 
+    @contextmanager
+    def wearing(self, uses: tuple[Use, ...], *, on_the_fly: bool = False) -> Iterator[None]:
+        """Have the network wear exactly these while the block runs; other threads wait. See `use`."""
+        with self._lock:
+            self.use(uses, on_the_fly=on_the_fly)
+            yield
+
     @property
     def copied_bytes(self) -> int:
         """Bytes of the merged weights that stand beside their bases."""
-        return sum(base.numel() * base.element_size() for _, base in self._bases.values())
+        with self._lock:
+            return sum(base.numel() * base.element_size() for _, base in self._bases.values())
 
     def bytes_of(self, uses: Iterable[Use]) -> int:
         """Bytes of the merged weights that these adapters would need."""
