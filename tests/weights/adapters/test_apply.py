@@ -9,15 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.conftest import TINY
 from tests.weights.adapters.conftest import Tensors, kohya_lora
 from torch import nn
 
+from sfumato.errors import SfumatoError
 from sfumato.nn.clip_text import CLIPText
 from sfumato.nn.seamless import seamless
 from sfumato.nn.unet import UNet
 from sfumato.weights.adapters.apply import Adapted, Part, Use
-from sfumato.weights.adapters.names import kohya_names
+from sfumato.weights.adapters.kinds import KINDS
+from sfumato.weights.adapters.names import FIELDS, kohya_names
 from sfumato.weights.adapters.read import Fitted, fit, read_adapter
 
 Write = Callable[..., Path]
@@ -238,3 +242,50 @@ def test_a_rank_can_be_cut(write: Write, made: Networks) -> None:
 def test_every_module_of_a_checkpoint_has_one_name() -> None:
     names = kohya_names(TINY)
     assert len(set(names.values())) == len(names)
+
+
+EXAMPLES = 100
+PLACES = (
+    "mid_block_attentions_0_proj_in",
+    "mid_block_resnets_0_conv1",
+    "mid_block_resnets_0_norm1",
+    "nowhere",
+)
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 8, 32]), max_size=4)
+ENDINGS = {field: ending for ending, field in FIELDS.items()}
+GROUPS = [
+    [ENDINGS[field] for field in (*needed, "alpha") if field in ENDINGS]
+    for kind in KINDS.values()
+    for needed in kind.needs
+]
+FILES = st.one_of(  # anything, or what belongs together
+    st.dictionaries(
+        st.tuples(st.sampled_from(PLACES), st.sampled_from([*FIELDS, ".what"])),
+        SHAPES,
+        min_size=1,
+        max_size=8,
+    ),
+    st.tuples(st.sampled_from(PLACES), st.sampled_from(GROUPS)).flatmap(
+        lambda chosen: st.fixed_dictionaries({(chosen[0], ending): SHAPES for ending in chosen[1]})
+    ),
+)
+
+
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(FILES)
+def test_whatever_a_file_holds_is_worn_or_refused(
+    write: Write, made: Networks, shapes: dict[tuple[str, str], list[int]]
+) -> None:
+    """Nothing but our own errors, and what was accepted can be merged, computed beside, and taken off."""
+    tensors = {f"lora_unet_{place}{field}": torch.ones(shape) for (place, field), shape in shapes.items()}
+    before = {name: tensor.clone() for name, tensor in made["unet"].state_dict().items()}
+    try:
+        adapter = fit(read_adapter(write(tensors)), TINY, made)
+    except SfumatoError:
+        return
+    adapted = Adapted(made["unet"])
+    for on_the_fly in (False, True):
+        adapted.use((use(adapter),), on_the_fly=on_the_fly)
+        output(made)
+    adapted.use(())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made["unet"].state_dict().items())

@@ -48,7 +48,7 @@ def delta(kind: str, tensors: Tensors, alpha: float | None, base: Tensor) -> Ten
         change = KINDS[kind].change(tensors, alpha, base)
         if change is None or change.shape == base.shape:
             return change if change is None or "dora_scale" not in tensors else _dora(tensors, change, base)
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, TypeError) as error:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
         raise WeightsError(f"{shapes} do not fit one another or {list(base.shape)}") from error
     raise WeightsError(f"changes a weight of {list(change.shape)}, the network's is {list(base.shape)}")
@@ -56,8 +56,8 @@ def delta(kind: str, tensors: Tensors, alpha: float | None, base: Tensor) -> Ten
 
 def bias_delta(tensors: Tensors, alpha: float | None) -> Tensor | None:
     """Give what an adapter adds to a bias at strength 1: (O,) float32, or None."""
-    if "bias_up" in tensors:
-        return tensors["bias_up"] * _scale(alpha, len(tensors["down"]))
+    if "bias_up" in tensors and "down" in tensors:
+        return tensors["bias_up"] * _scale(alpha, _length(tensors["down"]))
     return next((tensors[name] for name in ("diff_b", "b_norm") if name in tensors), None)
 
 
@@ -69,7 +69,7 @@ def factors(kind: str, tensors: Tensors, alpha: float | None) -> tuple[Tensor, .
     """
     if kind != "lora" or not {"dora_scale", "diff_b", "bias_up"}.isdisjoint(tensors):
         return None
-    up = tensors["up"] * _scale(alpha, len(tensors["down"]))
+    up = tensors["up"] * _scale(alpha, _length(tensors["down"]))
     return (tensors["down"], *([tensors["mid"]] if "mid" in tensors else []), up)
 
 
@@ -78,7 +78,11 @@ def rank_of(kind: str, tensors: Tensors) -> int | None:
     inner = {"lora": "down", "loha": "hada_w1_b", "glora": "b2"}.get(kind)
     if kind == "lokr":
         inner = next((name for name in ("lokr_w2_b", "lokr_w1_b") if name in tensors), None)
-    return len(tensors[inner]) if inner else None
+    return _length(tensors[inner]) if inner else None
+
+
+def _length(tensor: Tensor) -> int:
+    return tensor.shape[0] if tensor.ndim else 0
 
 
 def _scale(alpha: float | None, rank: int) -> float:
@@ -102,7 +106,7 @@ def _tucker(core: Tensor, left: Tensor, right: Tensor) -> Tensor:
 def _lora(t: Tensors, alpha: float | None, base: Tensor) -> Tensor:
     """Hu et al. 2021, arXiv:2106.09685: alpha / R · up · down."""
     up, down = t["up"].flatten(1), t["down"]  # (O,R), (R,I,K…)
-    scale = _scale(alpha, len(down))
+    scale = _scale(alpha, _length(down))
     if "mid" in t:
         return _tucker(t["mid"], up.T, down.flatten(1)) * scale
     return _shaped(up @ down.flatten(1) * scale, base)
@@ -115,7 +119,7 @@ def _loha(t: Tensors, alpha: float | None, base: Tensor) -> Tensor:
         left, right = t[f"hada_w{n}_a"], t[f"hada_w{n}_b"]
         core = t.get(f"hada_t{n}")
         halves.append(left @ right.flatten(1) if core is None else _tucker(core, left, right))
-    product = halves[0] * halves[1] * _scale(alpha, len(t["hada_w1_b"]))
+    product = halves[0] * halves[1] * _scale(alpha, _length(t["hada_w1_b"]))
     return product if "hada_t1" in t else _shaped(product, base)
 
 
@@ -214,7 +218,11 @@ def _dora(t: Tensors, change: Tensor, base: Tensor) -> Tensor:
     return led
 
 
-_LOKR = tuple((w1, w2) for w1 in ("lokr_w1", "lokr_w1_a") for w2 in ("lokr_w2", "lokr_w2_a"))
+_LOKR = tuple(
+    (*first, *second)
+    for first in (("lokr_w1",), ("lokr_w1_a", "lokr_w1_b"))
+    for second in (("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"))
+)
 KINDS: Mapping[str, KindSpec] = MappingProxyType(
     {
         "lora": KindSpec(needs=(("up", "down"),), change=_lora),

@@ -197,7 +197,7 @@ def _piece(
     tensors = {name: tensor for name, (_, tensor) in fields.items() if name != "alpha"}
     for name, tensor in tensors.items():
         _require_finite(path, fields[name][0], tensor)
-    if "on_input" in tensors and not float(tensors["on_input"].flatten()[0]):
+    if "on_input" in tensors and not _number(path, *fields["on_input"]):
         tensors["on_output"] = tensors.pop("on_input")
     if "oft_blocks" in tensors and tensors["oft_blocks"].ndim == 4:
         tensors["boft_blocks"] = tensors.pop("oft_blocks")
@@ -206,9 +206,7 @@ def _piece(
     kind = kinds.kind_of(tensors)
     if kind is None:
         return None
-    alpha = float(fields["alpha"][1].float().flatten()[0]) if "alpha" in fields else None
-    if alpha is not None and not math.isfinite(alpha):
-        raise WeightsError(f"{path} holds an alpha that is not finite in {module}; get the file again")
+    alpha = _number(path, *fields["alpha"]) if "alpha" in fields else None
     rank = kinds.rank_of(kind, tensors)
     if rank == 0:
         raise WeightsError(f"{path} has rank 0 in {module}; it was not saved completely, get the file again")
@@ -217,6 +215,12 @@ def _piece(
     if kind == "lokr" and rank is None:
         tensors["lokr_w1"] = tensors["lokr_w1"] * alphas.scale(module)
     return Piece(kind=kind, tensors=tensors, alpha=alpha, keys=tuple(key for key, _ in fields.values()))
+
+
+def _number(path: Path, key: str, tensor: Tensor) -> float:
+    if tensor.numel() != 1 or not math.isfinite(float(tensor)):
+        raise WeightsError(f"{path} holds in {key} no number, or one that is not finite; get the file again")
+    return float(tensor)
 
 
 def _require_finite(path: Path, key: str, tensor: Tensor) -> None:
