@@ -7,7 +7,7 @@ from PIL import Image
 from sfumato.errors import RequestError
 from sfumato.pipeline import dialects, metadata
 from sfumato.pipeline.replay import difference, reasons, request_again
-from sfumato.types import Canvas, Hires, ModelChoice, Request, Source
+from sfumato.types import Canvas, Hires, ModelChoice, Prompt, Request, Source
 
 REQUEST = Request(canvas=Canvas(width=64, height=64, seed=1), model=ModelChoice(checkpoint="tiny"))
 
@@ -55,6 +55,18 @@ def test_a_picture_does_not_choose_a_file(name: str) -> None:
     with pytest.raises(RequestError, match="--model"):
         request_again(found)
     assert request_again(found, checkpoint="tiny").model.checkpoint == "tiny"
+
+
+@pytest.mark.parametrize("tag", ["<lora:/etc/x.safetensors:1>", "<hypernet:../x>"])
+def test_nor_does_its_prompt(tag: str) -> None:
+    for request in (
+        Request(canvas=REQUEST.canvas, prompt=Prompt(text=f"a cat{tag}")),
+        Request(canvas=REQUEST.canvas, hires=Hires(enabled=True, prompt=f"a cat{tag}")),
+    ):
+        with pytest.raises(RequestError, match="by a path"):
+            request_again(origin(request))
+    inside = Request(canvas=REQUEST.canvas, prompt=Prompt(text="a cat<lora:style/fur:1>"))
+    assert request_again(origin(inside)) == inside
 
 
 def test_causes_are_named() -> None:

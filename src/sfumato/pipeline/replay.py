@@ -15,14 +15,19 @@ from sfumato.errors import RequestError
 from sfumato.pipeline import infotext
 from sfumato.pipeline.dialects import Origin
 from sfumato.pipeline.infotext import Infotext
+from sfumato.text import grammar
 from sfumato.types import Picture, Request
 
 _DECISIVE = (
     "Model hash",
     "VAE hash",
+    "Lora hashes",
+    "TI hashes",
+    "Hypernet hashes",
     "Init image hash",
     "Device",
     "Precision",
+    "Lora method",
     "Torch",
 )  # beside the request
 _FROM_A_PICTURE = ("Init image hash", "Mask blur", "Masked content", "Outpaint left", "Resize mode")
@@ -72,7 +77,7 @@ def request_again(
         checkpoint: in place of the one named in the picture.
 
     Raises:
-        RequestError: the parameters are no request, a source is missing, or the picture names a checkpoint by
+        RequestError: the parameters are no request, a source is missing, or the picture names a model by
             a path: a picture must not choose which file of this machine is opened.
     """
     if origin.request is None:
@@ -86,6 +91,10 @@ def request_again(
     for name in (model.checkpoint, model.vae, request.hires.checkpoint, request.refiner.checkpoint):
         if name is not None and name != checkpoint and _is_path(name):
             raise RequestError(f"it names a model by a path, {name[:80]!r}; choose one with --model")
+    for prompt in (request.prompt.text, request.hires.prompt):
+        for tag in grammar.split_tags(grammar.strip_comments(prompt))[1]:
+            if tag.positional and _is_path(tag.positional[0]):
+                raise RequestError(f"it names a model by a path, {str(tag)[:80]!r}; it is not made again")
     return replace(
         request,
         model=model,
