@@ -1,8 +1,11 @@
 """Fixtures for all tests: a checkpoint so small that a picture takes a moment, and a home of its own."""
 
+from __future__ import annotations
+
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -13,6 +16,10 @@ from sfumato.nn.unet import UNet, UNetConfig
 from sfumato.nn.vae import AutoencoderKL, VAEConfig
 from sfumato.weights.load import save_checkpoint
 from sfumato.weights.specs import ModelSpec
+
+if TYPE_CHECKING:
+    from sfumato.app.engine import Engine
+    from sfumato.app.settings import Settings
 
 settings.register_profile("sfumato", deadline=None)  # laws, not timings
 settings.load_profile("sfumato")
@@ -54,6 +61,38 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 torch.nn.init.normal_(parameter, std=1.0 if "attn2" in name else 0.2)
     save_checkpoint(path, spec=TINY, unet=unet, vae=vae, text=text)
     return path
+
+
+@pytest.fixture(scope="session")
+def settings_in(tiny_checkpoint: Path) -> Callable[[Path], Settings]:
+    """Gives the settings of an engine with the tiny checkpoint and one style, all below a folder."""
+
+    from sfumato.app.settings import Settings
+
+    def settings(folder: Path) -> Settings:
+        (folder / "styles.csv").write_text('name,prompt,negative_prompt\nred,"{prompt}, red",grey\n', "utf-8")
+        return Settings(
+            data=folder / "data",
+            outputs=folder / "outputs",
+            models=tiny_checkpoint.parent,
+            styles=folder / "styles.csv",
+            checkpoint="tiny",
+            device="cpu",
+            dtype="float32",
+        )
+
+    return settings
+
+
+@pytest.fixture(scope="module")
+def engine(
+    tmp_path_factory: pytest.TempPathFactory, settings_in: Callable[[Path], Settings]
+) -> Iterator[Engine]:
+    """An engine of them, once for all tests of a file."""
+    from sfumato.app.engine import Engine
+
+    with Engine(settings_in(tmp_path_factory.mktemp("engine"))) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -28,19 +28,13 @@ from sfumato import (
     cli_users,
 )
 from sfumato.cli_depth import depth
+from sfumato.cli_groups import JsonFlag, NamedSaving
 from sfumato.cli_img2img import img2img
-from sfumato.cli_options import (
-    FolderPattern,
-    ImageFormat,
-    NamePattern,
-    Options,
-    with_request,
-    with_settings,
-)
+from sfumato.cli_options import Options, with_request, with_settings
 from sfumato.cli_serve import serve
 from sfumato.cli_upscale import upscale
 from sfumato.cli_worker import worker
-from sfumato.errors import RequestError, SfumatoError, WeightsError
+from sfumato.errors import SfumatoError, WeightsError
 
 app = typer.Typer(
     name="sfumato",
@@ -67,7 +61,6 @@ cli_gallery.add_commands(app)
 
 STOPPED = 130  # exit code after Ctrl-C
 ModelName = Annotated[str, typer.Argument(help="A name from the models folder, or a path.", metavar="NAME")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Answer in JSON, one object a line.")]
 
 
 def _version(wanted: bool) -> None:
@@ -87,6 +80,7 @@ def _root(
 @with_request
 def txt2img(
     options: Options,
+    *,
     size: Annotated[str | None, typer.Option(help="Width and height at once: 512x768.")] = None,
     prompts_file: Annotated[Path | None, typer.Option(help="Prompts or options, a job a line.")] = None,
     insert: Annotated[
@@ -99,14 +93,7 @@ def txt2img(
     dynamic: Annotated[
         str | None, typer.Option(help="Draw {a|b} and __names__: random, or all combinations.")
     ] = None,
-    file_format: ImageFormat = "png",
-    grid: Annotated[
-        bool, typer.Option("--grid", help="Also one picture of all pictures of a prompt.")
-    ] = False,
-    name_pattern: NamePattern = None,
-    folder_pattern: FolderPattern = "",
-    as_json: JsonFlag = False,
-    show: Annotated[bool, typer.Option(help="Show pictures in the terminal, where it can.")] = True,
+    saving: NamedSaving,
 ) -> None:
     """Make pictures from a prompt and print their paths."""
     from sfumato.pipeline.scripts.prompts_file import Reading
@@ -116,18 +103,12 @@ def txt2img(
     requests = options.requests(
         size=size, prompts_file=prompts_file, reading=reading, same_seed=same_seed, dynamic=dynamic
     )
-    from sfumato.cli_pictures import Desk, make, naming, open_shelf
+    from sfumato.cli_pictures import make, open_shelf
 
-    desk = Desk(
-        folder=settings.outputs,
-        file_format=file_format,
-        as_json=as_json,
-        show=show,
-        naming=naming(name_pattern, folder_pattern),
-    )
+    desk = saving.desk(settings.outputs)
     shelf = open_shelf(settings)
     desk.check(requests, shelf)
-    make(requests, shelf, desk, grid=grid)
+    make(requests, shelf, desk, grid=saving.grid)
 
 
 @app.command()
@@ -230,15 +211,14 @@ def models_convert(
     prediction: Annotated[str | None, typer.Option(help="eps or v, where it does not say.")] = None,
 ) -> None:
     """Write a checkpoint in another layout, or a pickle as safetensors."""
-    from sfumato.pipeline.models import DTYPES, find_checkpoint
+    from sfumato.pipeline.models import find_checkpoint, stored_dtype
     from sfumato.types import ModelChoice
     from sfumato.weights.convert import convert
 
-    if dtype not in (None, *DTYPES):
-        raise RequestError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
+    numbers = stored_dtype(dtype)
     choice = ModelChoice(prediction=prediction)  # type: ignore[arg-type]  # it refuses anything else
     source = find_checkpoint(name, options.settings().models)
-    convert(source, target, dtype=DTYPES[dtype] if dtype else None, prediction=choice.prediction)
+    convert(source, target, dtype=numbers, prediction=choice.prediction)
     typer.echo(str(target))
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sfumato.cli_groups import JsonFlag
 from sfumato.cli_options import Options, with_settings
 
 if TYPE_CHECKING:
     from sfumato.pipeline.dialects import Origin
 
 ImagePath = Annotated[Path, typer.Argument(help="PNG, JPEG or WebP.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Answer in JSON, one object a line.")]
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sfumato.cli_groups import JsonFlag
 from sfumato.cli_options import Options, with_settings
 
 if TYPE_CHECKING:
     from sfumato.weights.trees import Tree
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Answer in JSON, one object a line.")]
 
 
 def add_commands(models_app: typer.Typer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -12,17 +13,52 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfumato.cli_options import Options, with_gallery
+from sfumato.cli_groups import JsonFlag
+from sfumato.cli_options import Options, parse_size, with_gallery
 
 if TYPE_CHECKING:
     from sfumato.app.codec import Inputs
     from sfumato.app.gallery import Gallery
-    from sfumato.app.gallery_table import Picture
+    from sfumato.app.gallery_table import Filter, Picture
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Answer in JSON, one object a line.")]
 Ids = Annotated[list[str], typer.Argument(help="As `search` shows them.", metavar="ID...")]
 Limit = Annotated[int, typer.Option(help="Pictures at most.", min=1)]
 Text = Annotated[str, typer.Argument(help='Words, "words in a row", -without, beginning*.')]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is looked for."""
+
+    text: Text = ""
+    model: Annotated[str | None, typer.Option(help="Made by this checkpoint.")] = None
+    sampler: Annotated[str | None, typer.Option(help="Made by this sampler.")] = None
+    seed: Annotated[int | None, typer.Option(help="Made from this seed.")] = None
+    since: Annotated[datetime | None, typer.Option(help="Made on this day or later.")] = None
+    until: Annotated[datetime | None, typer.Option(help="Made before this day.")] = None
+    size: Annotated[str | None, typer.Option(help="Of this size: 512x768.")] = None
+    tags: Annotated[list[str] | None, typer.Option("--tag", help="With this tag; several: with all.")] = None
+    rating: Annotated[int | None, typer.Option(help="Rated so or better.", min=0, max=5)] = None
+    state: Annotated[str, typer.Option(help="there, missing or trash.")] = "there"
+
+    def filter(self) -> Filter:
+        """The same, as the gallery takes it. Raises RequestError: a size or a state that is none."""
+        from sfumato.app.gallery_table import Filter
+
+        width, height = parse_size(self.size) if self.size else (None, None)
+        return Filter(
+            text=self.text,
+            model=self.model,
+            sampler=self.sampler,
+            seed=self.seed,
+            since=self.since.timestamp() if self.since else None,
+            until=self.until.timestamp() if self.until else None,
+            width=width,
+            height=height,
+            tags=self.tags or (),
+            rating=self.rating,
+            state=self.state,  # type: ignore[arg-type]  # it refuses others
+        )
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -37,39 +73,14 @@ def add_commands(app: typer.Typer) -> None:
 @with_gallery
 def search(
     options: Options,
-    text: Text = "",
-    model: Annotated[str | None, typer.Option(help="Made by this checkpoint.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="Made by this sampler.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Made from this seed.")] = None,
-    since: Annotated[datetime | None, typer.Option(help="Made on this day or later.")] = None,
-    until: Annotated[datetime | None, typer.Option(help="Made before this day.")] = None,
-    size: Annotated[str | None, typer.Option(help="Of this size: 512x768.")] = None,
-    tags: Annotated[list[str] | None, typer.Option("--tag", help="With this tag; several: with all.")] = None,
-    rating: Annotated[int | None, typer.Option(help="Rated so or better.", min=0, max=5)] = None,
-    state: Annotated[str, typer.Option(help="there, missing or trash.")] = "there",
+    *,
+    wanted: Wanted,
     limit: Limit = 50,
     as_json: JsonFlag = False,
 ) -> None:
     """Find pictures, the last taken in first."""
-    from sfumato.app.gallery_table import Filter
-    from sfumato.cli_options import parse_size
-
-    width, height = parse_size(size) if size else (None, None)
-    wanted = Filter(
-        text=text,
-        model=model,
-        sampler=sampler,
-        seed=seed,
-        since=since.timestamp() if since else None,
-        until=until.timestamp() if until else None,
-        width=width,
-        height=height,
-        tags=tags or (),
-        rating=rating,
-        state=state,  # type: ignore[arg-type]  # it refuses others
-    )
     with _open(options) as (gallery, _):
-        for picture in islice(gallery.pages(wanted), limit):
+        for picture in islice(gallery.pages(wanted.filter()), limit):
             _tell(gallery, picture, as_json)
 
 

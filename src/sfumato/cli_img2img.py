@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfumato.cli_options import FolderPattern, ImageFormat, NamePattern, Options, with_source
+from sfumato.cli_groups import NamedSaving
+from sfumato.cli_options import Options, with_source
 from sfumato.errors import OutputError, RequestError, SfumatoError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @with_source
 def img2img(
     options: Options,
+    *,
     size: Annotated[str | None, typer.Option(help="Width and height at once: 512x768.")] = None,
     scale: Annotated[float | None, typer.Option(help="Size in the source's own instead: 0.05 to 4.")] = None,
     reuse: Annotated[
@@ -31,14 +33,7 @@ def img2img(
         Path | None, typer.Option(help="Take it from the files of the same name in this folder.")
     ] = None,
     prompts_file: Annotated[Path | None, typer.Option(help="Prompts, one a line.")] = None,
-    file_format: ImageFormat = "png",
-    grid: Annotated[
-        bool, typer.Option("--grid", help="Also one picture of all pictures of a prompt.")
-    ] = False,
-    name_pattern: NamePattern = None,
-    folder_pattern: FolderPattern = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON, one object a line.")] = False,
-    show: Annotated[bool, typer.Option(help="Show pictures in the terminal, where it can.")] = True,
+    saving: NamedSaving,
 ) -> None:
     """Make pictures from a picture and a prompt and print their paths.
 
@@ -47,28 +42,22 @@ def img2img(
     """
     if options.request["source.image"] is None:
         raise RequestError("no source; give a picture or a folder of pictures, and a prompt")
-    names = tuple(name.strip() for name in reuse.split(",")) if reuse else ()
-    if "prompt" in names and options.request["prompt.text"] is None and prompts_file is None:
+    reused = tuple(name.strip() for name in reuse.split(",")) if reuse else ()
+    if "prompt" in reused and options.request["prompt.text"] is None and prompts_file is None:
         options = replace(options, request={**options.request, "prompt.text": ""})
     settings, requests = options.settings(), options.requests(size=size, prompts_file=prompts_file)
     source = requests[0].source.image
     assert isinstance(source, Path)
     if scale is not None and not (0.05 <= scale <= 4 and requests[0].canvas.width is None):
         raise RequestError(f"--scale {scale:g} is outside 0.05 to 4, or stands beside a size")
-    if reuse_from is not None and not names:
+    if reuse_from is not None and not reused:
         raise RequestError(f"--reuse-from {reuse_from} without --reuse; say what is taken: --reuse prompt")
-    from sfumato.cli_pictures import Desk, naming, open_shelf
+    from sfumato.cli_pictures import open_shelf
     from sfumato.pipeline.folders import check_reusable, pictures_in
 
-    check_reusable(names)
-    desk = Desk(
-        folder=settings.outputs,
-        file_format=file_format,
-        as_json=as_json,
-        show=show,
-        naming=naming(name_pattern, folder_pattern, "[basename]" if source.is_dir() else "[seed]"),
-    )
-    work = Work(requests, names, reuse_from, scale, open_shelf(settings), desk, grid)
+    check_reusable(reused)
+    desk = saving.desk(settings.outputs, "[basename]" if source.is_dir() else "[seed]")
+    work = Work(requests, reused, reuse_from, scale, open_shelf(settings), desk, saving.grid)
     if not source.is_dir():
         work.make(source)
     elif not work.make_all(pictures_in(source)):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sfumato.cli_groups import JsonFlag
 from sfumato.cli_options import Options, with_settings
 from sfumato.errors import RequestError
 
 if TYPE_CHECKING:
-    import torch
-
     from sfumato.weights.adapters.read import Adapter
-    from sfumato.weights.adapters.tools import ToolStep
+    from sfumato.weights.adapters.tools import Output
+    from sfumato.weights.files import TensorStep
 
 Name = Annotated[str, typer.Argument(help="An adapter's name from the models folder, or a path.")]
 Weighted = Annotated[list[str], typer.Argument(help="NAME:WEIGHT, several with spaces between.")]
@@ -27,8 +28,28 @@ Model = Annotated[
 Rank = Annotated[int | None, typer.Option(help="Ranks a module at most.")]
 Energy = Annotated[float, typer.Option(help="Share of the squared singular values to keep, 0 to 1.")]
 DType = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; unset = as it is stored.")]
-Form = Annotated[str, typer.Option(help="kohya or peft.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+Layout = Annotated[str, typer.Option(help="kohya or peft.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """How a new LoRA is written."""
+
+    layout: Layout = "kohya"
+    dtype: DType = None
+
+    def output(self, path: Path) -> Output:
+        """Where and how, for the tools.
+
+        Raises:
+            RequestError: no such layout or dtype.
+            OutputError: something is there, or it is no safetensors file.
+        """
+        from sfumato.pipeline.models import stored_dtype
+        from sfumato.weights.adapters.tools import Output
+
+        layout: Any = self.layout  # it refuses others
+        return Output(path=path, layout=layout, dtype=stored_dtype(self.dtype))
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -77,19 +98,19 @@ def info(options: Options, name: Name, model: Model = None, as_json: JsonFlag = 
 
 def merge(
     options: Options,
+    *,
     adapters: Weighted,
     to: Target,
     rank: Rank = None,
     energy: Energy = 1.0,
     model: Model = None,
-    layout: Form = "kohya",
-    dtype: DType = None,
+    written: Written,
 ) -> None:
     """Merge adapters into one LoRA; without --rank and --energy nothing is lost."""
     from sfumato.weights.adapters import tools
     from sfumato.weights.adapters.spectrum import Cut
 
-    output = tools.Output(path=to, layout=layout, dtype=_dtype(dtype))  # type: ignore[arg-type]  # it refuses others
+    output = written.output(to)
     read = [(_adapter(options, name), weights[0]) for name, *weights in map(_weighted, adapters)]
     spec = tools.spec_of(read[0][0], _checkpoint(options, model))
     cut = None if rank is None and energy == 1 else Cut(rank=rank, energy=energy)
@@ -98,19 +119,19 @@ def merge(
 
 def resize(
     options: Options,
+    *,
     name: Name,
     to: Target,
     rank: Rank = None,
     energy: Energy = 1.0,
     model: Model = None,
-    layout: Form = "kohya",
-    dtype: DType = None,
+    written: Written,
 ) -> None:
     """Write an adapter with fewer ranks, or whatever kind it is as a LoRA."""
     from sfumato.weights.adapters import tools
     from sfumato.weights.adapters.spectrum import Cut
 
-    output = tools.Output(path=to, layout=layout, dtype=_dtype(dtype))  # type: ignore[arg-type]  # it refuses others
+    output = written.output(to)
     adapter = _adapter(options, name)
     spec = tools.spec_of(adapter, _checkpoint(options, model))
     _walk(tools.resize(adapter, spec, Cut(rank=rank, energy=energy), output), to)
@@ -118,6 +139,7 @@ def resize(
 
 def extract(
     options: Options,
+    *,
     base: Annotated[str, typer.Argument(help="The checkpoint it will be used with.")],
     tuned: Annotated[str, typer.Argument(help="The checkpoint it is to lead to.")],
     to: Target,
@@ -128,14 +150,13 @@ def extract(
     ] = None,
     text: Annotated[bool, typer.Option("--text/--no-text", help="The text encoder, too.")] = True,
     least: Annotated[float, typer.Option(help="Leave out modules that differ by no more.")] = 0.0,
-    layout: Form = "kohya",
-    dtype: DType = None,
+    written: Written,
 ) -> None:
     """Make a LoRA of the difference between two checkpoints."""
     from sfumato.weights.adapters import tools
     from sfumato.weights.adapters.spectrum import Cut
 
-    output = tools.Output(path=to, layout=layout, dtype=_dtype(dtype))  # type: ignore[arg-type]  # it refuses others
+    output = written.output(to)
     what = tools.Extraction(
         linear=Cut(rank=rank, energy=energy),
         kernels=None if conv_rank is None else Cut(rank=conv_rank, energy=energy),
@@ -152,14 +173,14 @@ def convert(
     options: Options,
     name: Name,
     to: Target,
-    layout: Form = "kohya",
+    layout: Layout = "kohya",
     model: Model = None,
     dtype: DType = None,
 ) -> None:
     """Write a LoRA in the other layout."""
     from sfumato.weights.adapters import tools
 
-    output = tools.Output(path=to, layout=layout, dtype=_dtype(dtype))  # type: ignore[arg-type]  # it refuses others
+    output = Written(layout=layout, dtype=dtype).output(to)
     adapter = _adapter(options, name)
     tools.convert(adapter, tools.spec_of(adapter, _checkpoint(options, model)), output)
     typer.echo(str(to))
@@ -173,15 +194,16 @@ def bake(
     dtype: DType = None,
 ) -> None:
     """Write a checkpoint with adapters merged into it; NAME:TEXT:UNET gives each part its weight."""
+    from sfumato.pipeline.models import stored_dtype
     from sfumato.weights.adapters import tools
 
     path = _checkpoint(options, checkpoint)
     assert path is not None
     read = [(_adapter(options, name), text, unet) for name, text, unet in map(_weighted, adapters)]
-    _walk(tools.bake(path, read, to, _dtype(dtype)), to)
+    _walk(tools.bake(path, read, to, stored_dtype(dtype)), to)
 
 
-def _walk(steps: Iterator[ToolStep], target: Path) -> None:
+def _walk(steps: Iterator[TensorStep], target: Path) -> None:
     from sfumato.cli_terminal import ProgressBar
 
     with ProgressBar(None) as bar:
@@ -201,14 +223,6 @@ def _checkpoint(options: Options, name: str | None) -> Path | None:
     from sfumato.pipeline.models import find_checkpoint
 
     return None if name is None else find_checkpoint(name, options.settings().models)
-
-
-def _dtype(name: str | None) -> torch.dtype | None:
-    from sfumato.pipeline.models import DTYPES
-
-    if name not in (None, *DTYPES):
-        raise RequestError(f"dtype={name!r} is not one of {', '.join(DTYPES)}")
-    return DTYPES[name] if name else None
 
 
 def _weighted(text: str) -> tuple[str, float, float]:

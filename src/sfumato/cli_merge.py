@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,15 @@ Given = Annotated[str, typer.Argument(help="A name from the models folder, or a 
 Optional = Annotated[str | None, typer.Argument(help="The same.")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The checkpoints."""
+
+    a: Given
+    b: Optional = None
+    c: Optional = None
+
+
 def add_commands(models_app: typer.Typer) -> None:
     """Register this file's command."""
     models_app.command("merge")(with_settings("models")(merge))
@@ -21,9 +31,8 @@ def add_commands(models_app: typer.Typer) -> None:
 
 def merge(
     options: Options,
-    a: Given,
-    b: Optional = None,
-    c: Optional = None,
+    *,
+    inputs: Inputs,
     method: Annotated[
         str, typer.Option(help="weighted-sum: A (1-m) + B m; add-difference: A + (B-C) m; no-interpolation.")
     ] = "weighted-sum",
@@ -41,25 +50,25 @@ def merge(
 ) -> None:
     """Merge checkpoints into a new one and print its path."""
     from sfumato.cli_terminal import ProgressBar
-    from sfumato.pipeline.models import DTYPES, find_checkpoint
+    from sfumato.pipeline.models import find_checkpoint, stored_dtype
     from sfumato.weights import merge as merging
     from sfumato.weights import store
 
-    if dtype not in (None, *DTYPES):
-        raise RequestError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}")
-    folder = options.settings().models
-    inputs = tuple(find_checkpoint(name, folder) for name in (a, b, c) if name is not None)
+    numbers, folder = stored_dtype(dtype), options.settings().models
+    paths = tuple(
+        find_checkpoint(name, folder) for name in (inputs.a, inputs.b, inputs.c) if name is not None
+    )
     recipe = merging.Recipe(
         method=method,  # type: ignore[arg-type]  # it refuses anything else
         multiplier=multiplier,
         blocks=_numbers(block_weights),
         vae=None if vae is None else store.find(folder, vae),
-        dtype=DTYPES[dtype] if dtype else None,
+        dtype=numbers,
         discard=discard,
     )
-    path = target or folder / merging.default_name(recipe, inputs)
+    path = target or folder / merging.default_name(recipe, paths)
     with ProgressBar(None) as bar:
-        for step in merging.merge(recipe, inputs, path):
+        for step in merging.merge(recipe, paths, path):
             bar.update(step.done, "tensors", total=step.total)
     typer.echo(str(path))
 

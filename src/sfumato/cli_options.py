@@ -17,6 +17,7 @@ import typer
 
 from sfumato.cli_flags import NUMBERS, QUEUE_FLAGS, SERVER_FLAGS, SETTING_FLAGS, SWITCHES, Flag
 from sfumato.cli_given import as_typed, check_needs
+from sfumato.cli_groups import gather, spread
 from sfumato.errors import PromptError, RequestError
 from sfumato.types import Request, field_types
 
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from sfumato.pipeline.scripts.prompts_file import Reading
     from sfumato.text.styles import Style
 
-NamePattern = Annotated[
-    str | None, typer.Option(help="Of a file behind its number: [seed], [prompt_words], [model_name] …")
-]
-FolderPattern = Annotated[str, typer.Option(help="Of a folder in the outputs: [date]/[model_name] …")]
 MAX_PROMPTS_BYTES = 16 * 2**20
 
 
@@ -320,11 +317,10 @@ def _with_flags(
     def run(**values: Any) -> None:
         table = {flag.field: values.pop(flag.name) for flag in (*given, *request)}
         settings = {flag.field: values.pop(flag.name) for flag in setting}
-        command(Options(table, settings, tuple(values.pop("style", None) or ())), **values)
+        command(Options(table, settings, tuple(values.pop("style", None) or ())), **gather(own, values))
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
-    run.__signature__ = inspect.Signature([*parameters, *keywords, *extra])  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature([*parameters, *spread(own), *extra])  # type: ignore[attr-defined]
     run.__annotations__ = {}
     return run
 
@@ -393,16 +389,6 @@ def _choice(flag: Flag) -> Callable[[str], str] | None:
     if not words:
         return None
     return lambda text: next((word for word in words if word.casefold() == text.casefold()), text)
-
-
-def image_format(text: str) -> str:
-    """Spell a file format as the tables of formats do."""
-    return text.lower().replace("jpeg", "jpg")
-
-
-ImageFormat = Annotated[
-    str, typer.Option("--format", parser=image_format, metavar="TEXT", help="png, jpg or webp.")
-]
 
 
 def _request_type(flag: Flag) -> type:

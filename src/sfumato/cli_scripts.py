@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sfumato.cli_groups import JsonFlag, QuietSaving, Saving, Show
 from sfumato.cli_options import (
-    ImageFormat,
     Options,
     with_any_request,
     with_request,
@@ -20,10 +20,26 @@ from sfumato.cli_options import (
 from sfumato.errors import RequestError
 
 Size = Annotated[str | None, typer.Option(help="Width and height at once: 512x768.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Answer in JSON, one object a line.")]
-Show = Annotated[bool, typer.Option(help="Show pictures in the terminal, where it can.")]
 Margin = Annotated[int, typer.Option(help="Pixels between the pictures.")]
 AxisOption = Annotated[str | None, typer.Option(help="AXIS=VALUES, for example 'Steps=4,8' or 'Seed=1-5'.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axes:
+    """What a plot varies."""
+
+    x: AxisOption = None
+    y: AxisOption = None
+    z: AxisOption = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """Where a way leads."""
+
+    to_prompt: Annotated[str | None, typer.Option(help="The prompt of the last frame.")] = None
+    to_negative: Annotated[str | None, typer.Option(help="The negative prompt of the last frame.")] = None
+    to_seed: Annotated[int | None, typer.Option(help="The seed of the last frame.")] = None
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -38,9 +54,8 @@ def add_commands(app: typer.Typer) -> None:
 
 def xyz(
     options: Options,
-    x: AxisOption = None,
-    y: AxisOption = None,
-    z: AxisOption = None,
+    *,
+    axes: Axes,
     legend: Annotated[bool, typer.Option(help="Write the values beside the pictures.")] = True,
     cells: Annotated[bool, typer.Option("--cells", help="Save every picture of it, too.")] = False,
     sub_grids: Annotated[bool, typer.Option("--sub-grids", help="Save a sheet for each value of z.")] = False,
@@ -50,9 +65,7 @@ def xyz(
     vary_seeds: Annotated[str, typer.Option(help="Axes along which the seed counts up: x, xy …")] = "",
     margin: Margin = 0,
     size: Size = None,
-    file_format: ImageFormat = "png",
-    as_json: JsonFlag = False,
-    show: Show = True,
+    saving: Saving,
 ) -> None:
     """Vary up to three fields of a picture and print the path of the sheet.
 
@@ -60,25 +73,25 @@ def xyz(
     Prompt S/R, Checkpoint name …). Values: 4,8,16 or 1-5 or 1-9 (+2) or 0-1 [5].
     """
     settings, base = options.settings(), options.single(size)
-    from sfumato.cli_pictures import Desk, follow, maker, open_shelf
+    from sfumato.cli_pictures import follow, maker, open_shelf
     from sfumato.pipeline.scripts import xyz as script
     from sfumato.pipeline.scripts.axes import NOTHING, parse_axis
 
-    axes = [
+    x, y, z = (
         parse_axis(*_named(text), base, options.styles()) if text is not None else NOTHING
-        for text in (x, y, z)
-    ]
+        for text in (axes.x, axes.y, axes.z)
+    )
     plot = script.Plot(
-        x=axes[0],
-        y=axes[1],
-        z=axes[2],
+        x=x,
+        y=y,
+        z=z,
         legend=legend,
         sub_grids=sub_grids,
         margin=margin,
         keep_random=keep_random,
         vary_seeds=vary_seeds,
     )
-    desk = Desk(folder=settings.outputs, file_format=file_format, as_json=as_json, show=show)
+    desk = saving.desk(settings.outputs)
     shelf = open_shelf(settings)
     cell, steps = desk.check([base], shelf), base.sampling.steps
     script.check(
@@ -93,6 +106,7 @@ def xyz(
 
 def matrix(
     options: Options,
+    *,
     at_start: Annotated[bool, typer.Option("--at-start", help="The changing parts first.")] = False,
     different_seeds: Annotated[bool, typer.Option("--different-seeds", help="Count the seed up.")] = False,
     in_negative: Annotated[bool, typer.Option("--in-negative", help="Split the negative prompt.")] = False,
@@ -100,13 +114,11 @@ def matrix(
     cells: Annotated[bool, typer.Option("--cells", help="Save every picture of it, too.")] = False,
     margin: Margin = 0,
     size: Size = None,
-    file_format: ImageFormat = "png",
-    as_json: JsonFlag = False,
-    show: Show = True,
+    saving: Saving,
 ) -> None:
     """Combine the parts of a prompt, "a cat|at night|oil painting", and print the path of the sheet."""
     settings, base = options.settings(), options.single(size)
-    from sfumato.cli_pictures import Desk, follow, maker, open_shelf
+    from sfumato.cli_pictures import follow, maker, open_shelf
     from sfumato.pipeline.scripts import prompt_matrix as script
 
     how = script.Matrix(
@@ -116,7 +128,7 @@ def matrix(
         separator=separator,
         margin=margin,
     )
-    desk = Desk(folder=settings.outputs, file_format=file_format, as_json=as_json, show=show)
+    desk = saving.desk(settings.outputs)
     shelf = open_shelf(settings)
     requests = script.arrange(how, base, desk.check([base], shelf))
     desk.check_sheet(desk.check(requests[-1:], shelf), *how.shape(base))
@@ -126,10 +138,9 @@ def matrix(
 
 def batch(
     options: Options,
+    *,
     file: Annotated[Path, typer.Argument(help="Rows: .jsonl with an object a line, or .csv with a header.")],
-    file_format: ImageFormat = "png",
-    as_json: JsonFlag = False,
-    show: Show = False,
+    saving: QuietSaving,
 ) -> None:
     """Make the pictures of a file of rows; started again, only those that are missing.
 
@@ -137,17 +148,17 @@ def batch(
     The folder keeps a manifest.jsonl. Exit code 1: some rows failed; standard error says which.
     """
     settings = options.settings()
-    from sfumato.cli_pictures import Desk, Progress, maker, open_shelf
+    from sfumato.cli_pictures import Progress, maker, open_shelf
     from sfumato.cli_terminal import ProgressBar, printable
     from sfumato.pipeline import images
     from sfumato.pipeline.scripts import batch as script
     from sfumato.types import Request, StepInfo
 
     images.check_folder(settings.outputs)
-    images.check_format(file_format, 8, 8, 0)
+    images.check_format(saving.file_format, 8, 8, 0)
     rows = script.read_rows(file, Request(), options.styles())
     manifest = script.open_manifest(settings.outputs)
-    desk = Desk(folder=settings.outputs, file_format=file_format, as_json=as_json, show=show)
+    desk = saving.desk(settings.outputs)
     waiting = sum(len(script.missing(row, manifest)) for row in rows if row.request is not None)
     failed = 0
     with ProgressBar(1) as bar:
@@ -168,21 +179,20 @@ def batch(
 
 def loopback(
     options: Options,
+    *,
     loops: Annotated[int, typer.Option(help="Times through image to image.")] = 4,
     final_denoise: Annotated[float, typer.Option(help="Denoising strength of the last loop.")] = 0.5,
     curve: Annotated[str, typer.Option(help="On the way there: Aggressive, Linear or Lazy.")] = "Linear",
     size: Size = None,
-    file_format: ImageFormat = "png",
-    as_json: JsonFlag = False,
-    show: Show = True,
+    saving: Saving,
 ) -> None:
     """Take a picture through image to image again and again, each time from the last result."""
     settings, request = options.settings(), options.single(size)
-    from sfumato.cli_pictures import Desk, follow, maker, open_shelf
+    from sfumato.cli_pictures import follow, maker, open_shelf
     from sfumato.pipeline.scripts import loopback as script
 
     how = script.Loops(loops=loops, final_denoising_strength=final_denoise, curve=curve)  # type: ignore[arg-type]
-    desk = Desk(folder=settings.outputs, file_format=file_format, as_json=as_json, show=show)
+    desk = saving.desk(settings.outputs)
     shelf = open_shelf(settings)
     desk.check([request], shelf)
     count = loops * request.canvas.batch_count
@@ -191,17 +201,16 @@ def loopback(
 
 def sd_upscale(
     options: Options,
+    *,
     scale: Annotated[float, typer.Option(help="How many times larger.")] = 2.0,
     overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 64,
     upscaler: Annotated[str, typer.Option(help="What enlarges before: Lanczos, or a model.")] = "Lanczos",
     size: Annotated[str | None, typer.Option(help="Of a tile: 512x768.")] = None,
-    file_format: ImageFormat = "png",
-    as_json: JsonFlag = False,
-    show: Show = True,
+    saving: Saving,
 ) -> None:
     """Enlarge a picture and repaint it tile by tile."""
     settings, request = options.settings(), options.single(size)
-    from sfumato.cli_pictures import Desk, follow, maker, open_shelf
+    from sfumato.cli_pictures import follow, maker, open_shelf
     from sfumato.pipeline.scripts import sd_upscale as script
     from sfumato.pipeline.upscale import upscale_image
     from sfumato.pipeline.upscalers import load
@@ -213,7 +222,7 @@ def sd_upscale(
         request, canvas=replace(canvas, width=canvas.width or native, height=canvas.height or native)
     )
     tiling = script.Tiling(scale=scale, overlap=overlap, upscaler=upscaler)
-    desk = Desk(folder=settings.outputs, file_format=file_format, as_json=as_json, show=show)
+    desk = saving.desk(settings.outputs)
     tiles = script.count(tiling, request)
     desk.check([request], shelf)
     enlarge = partial(upscale_image, upscaler=load(upscaler, settings.models, device=shelf.device))
@@ -223,9 +232,8 @@ def sd_upscale(
 
 def interpolate(
     options: Options,
-    to_prompt: Annotated[str | None, typer.Option(help="The prompt of the last frame.")] = None,
-    to_negative: Annotated[str | None, typer.Option(help="The negative prompt of the last frame.")] = None,
-    to_seed: Annotated[int | None, typer.Option(help="The seed of the last frame.")] = None,
+    *,
+    end: End,
     frames: Annotated[int, typer.Option(help="Number of frames, both ends among them.")] = 16,
     fps: Annotated[float, typer.Option(help="Frames a second.")] = 8.0,
     back: Annotated[bool, typer.Option("--back", help="And the same way back.")] = False,
@@ -244,7 +252,7 @@ def interpolate(
     from sfumato.types import Result
 
     video.check(file_format, fps)
-    way = script.Way(frames=frames, prompt=to_prompt, negative=to_negative, seed=to_seed)
+    way = script.Way(frames=frames, prompt=end.to_prompt, negative=end.to_negative, seed=end.to_seed)
     desk = Desk(folder=settings.outputs, file_format="png", as_json=as_json, show=show)
     shelf = open_shelf(settings)
     way.check(desk.check([request], shelf))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfumato.cli_options import ImageFormat, Options, parse_size, with_settings
+from sfumato.cli_groups import ImageFormat
+from sfumato.cli_options import Options, parse_size, with_settings
 from sfumato.errors import ModelNotFoundError, OutputError, RequestError, SfumatoError
 
 if TYPE_CHECKING:
@@ -59,28 +60,48 @@ class Desk:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large."""
+
+    scale: Annotated[float | None, typer.Option(help="How many times larger. [default: 4]")] = None
+    size: Annotated[str | None, typer.Option(help="Width and height instead: 1024x768.")] = None
+    crop: Annotated[bool, typer.Option(help="Cut what stands over the size.")] = True
+    max_side: Annotated[int | None, typer.Option(help="Pixels that --scale does not go beyond.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Second:
+    """What is laid over the first upscaler's result."""
+
+    upscaler2: Annotated[str | None, typer.Option(help="A second one, laid over the first.")] = None
+    upscaler2_visibility: Annotated[
+        float | None, typer.Option(help="0 to 1: how much of it. [default: 0.5 with --upscaler2]")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faces:
+    """What restores faces."""
+
+    gfpgan: Annotated[float | None, typer.Option(help="0 to 1: how much of faces restored by GFPGAN.")] = None
+    codeformer: Annotated[float | None, typer.Option(help="The same by CodeFormer.")] = None
+    codeformer_weight: Annotated[
+        float | None, typer.Option(help="0 to 1: how true CodeFormer stays. [default: 0]")
+    ] = None
+
+
 @with_settings()
 def upscale(
     options: Options,
+    *,
     pictures: Annotated[list[Path] | None, typer.Argument(help="Pictures, and folders of them.")] = None,
     upscaler: Annotated[
         str | None, typer.Option(help="A name from --list, or a file. [default: R-ESRGAN 4x+]")
     ] = None,
-    scale: Annotated[float | None, typer.Option(help="How many times larger. [default: 4]")] = None,
-    size: Annotated[str | None, typer.Option(help="Width and height instead: 1024x768.")] = None,
-    crop: Annotated[bool, typer.Option(help="Cut what stands over the size.")] = True,
-    max_side: Annotated[int | None, typer.Option(help="Pixels that --scale does not go beyond.")] = None,
-    upscaler2: Annotated[str | None, typer.Option(help="A second one, laid over the first.")] = None,
-    upscaler2_visibility: Annotated[
-        float | None, typer.Option(help="0 to 1: how much of it. [default: 0.5 with --upscaler2]")
-    ] = None,
-    gfpgan: Annotated[
-        float | None, typer.Option(help="0 to 1: how much of faces restored by GFPGAN.")
-    ] = None,
-    codeformer: Annotated[float | None, typer.Option(help="The same by CodeFormer.")] = None,
-    codeformer_weight: Annotated[
-        float | None, typer.Option(help="0 to 1: how true CodeFormer stays. [default: 0]")
-    ] = None,
+    size: Size,
+    second: Second,
+    faces: Faces,
     file_format: ImageFormat = "png",
     listing: Annotated[bool, typer.Option("--list", help="Name the upscalers there are.")] = False,
 ) -> None:
@@ -92,23 +113,24 @@ def upscale(
         for row in upscalers(settings.models):
             typer.echo(row.name)
         return
-    width, height = parse_size(size) if size is not None else (None, None)
-    if size is not None and scale is not None:
-        raise RequestError(f"--size {size} beside --scale {scale:g}; give one or the other")
-    if upscaler2 is not None and upscaler2_visibility is None:
-        upscaler2_visibility = 0.5
+    width, height = parse_size(size.size) if size.size is not None else (None, None)
+    if size.size is not None and size.scale is not None:
+        raise RequestError(f"--size {size.size} beside --scale {size.scale:g}; give one or the other")
+    visibility = second.upscaler2_visibility
+    if second.upscaler2 is not None and visibility is None:
+        visibility = 0.5
     enlargement = _enlargement(
         upscaler=upscaler,
-        second_upscaler=upscaler2,
-        second_visibility=upscaler2_visibility,
-        scale=scale,
-        max_side=max_side,
+        second_upscaler=second.upscaler2,
+        second_visibility=visibility,
+        scale=size.scale,
+        max_side=size.max_side,
         width=width,
         height=height,
-        crop=crop,
-        gfpgan_visibility=gfpgan,
-        codeformer_visibility=codeformer,
-        codeformer_weight=codeformer_weight,
+        crop=size.crop,
+        gfpgan_visibility=faces.gfpgan,
+        codeformer_visibility=faces.codeformer,
+        codeformer_weight=faces.codeformer_weight,
     )
     files = list(_files(pictures or []))
     desk = Desk(enlargement, _shelf(settings), settings.outputs, file_format)

@@ -1,6 +1,5 @@
 """Jobs that run a script: made in the queue, with what they should keep, and with no file of this machine."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,26 +9,8 @@ from PIL import Image, ImageOps
 
 from sfumato.app.engine import Engine
 from sfumato.app.jobs import Job, Script
-from sfumato.app.settings import Settings
 from sfumato.pipeline.images import read_texts
 from sfumato.types import Canvas, ModelChoice, Prompt, Request, Sampling, Source
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Engine]:
-    folder = tmp_path_factory.mktemp("scripts")
-    settings = Settings(
-        data=folder / "data",
-        outputs=folder / "outputs",
-        models=tiny_checkpoint.parent,
-        styles=folder / "styles.csv",
-        checkpoint="tiny",
-        device="cpu",
-        dtype="float32",
-    )
-    with Engine(settings) as engine:
-        yield engine
-
 
 TEXT = Request(
     prompt=Prompt(text="a cat|red"), sampling=Sampling(steps=2), canvas=Canvas(seed=1, width=32, height=32)

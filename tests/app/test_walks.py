@@ -1,9 +1,7 @@
 """Walks as jobs: a moving picture and its contact sheet in the gallery, between prompts or its pictures."""
 
 import io
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,28 +10,10 @@ from PIL import Image
 from sfumato.app.engine import Engine
 from sfumato.app.gallery_table import Entry, Filter
 from sfumato.app.jobs import Job, Script
-from sfumato.app.settings import Settings
 from sfumato.app.walks import between_pictures, between_prompts
 from sfumato.errors import OutputError, PictureNotFoundError, RequestError
 from sfumato.pipeline import images
 from sfumato.types import Canvas, Prompt, Request, Sampling, Source, Variation
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Engine]:
-    folder = tmp_path_factory.mktemp("walks")
-    settings = Settings(
-        data=folder / "data",
-        outputs=folder / "outputs",
-        models=tiny_checkpoint.parent,
-        styles=folder / "styles.csv",
-        checkpoint="tiny",
-        device="cpu",
-        dtype="float32",
-    )
-    with Engine(settings) as engine:
-        yield engine
-
 
 CAT = Request(
     prompt=Prompt(text="a cat", negative="grey"),

@@ -1,6 +1,6 @@
 """A server around an engine with the tiny checkpoint, once for all tests of a file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +23,11 @@ class Fleeting(Engine):
         return self.cancel(super().submit(request, **given).id)
 
 
-def settings_in(folder: Path, models: Path) -> Settings:
-    (folder / "styles.csv").write_text('name,prompt,negative_prompt\nred,"{prompt}, red",grey\n', "utf-8")
-    return Settings(
-        data=folder / "data",
-        outputs=folder / "outputs",
-        models=models,
-        styles=folder / "styles.csv",
-        checkpoint="tiny",
-        device="cpu",
-        dtype="float32",
-    )
-
-
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Engine]:
-    with Engine(settings_in(tmp_path_factory.mktemp("server"), tiny_checkpoint.parent)) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def fleeting(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Engine]:
-    with Fleeting(settings_in(tmp_path_factory.mktemp("fleeting"), tiny_checkpoint.parent)) as engine:
+def fleeting(
+    tmp_path_factory: pytest.TempPathFactory, settings_in: Callable[[Path], Settings]
+) -> Iterator[Engine]:
+    with Fleeting(settings_in(tmp_path_factory.mktemp("fleeting"))) as engine:
         yield engine
 
 

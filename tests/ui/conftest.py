@@ -13,27 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from sfumato.app.engine import Engine
-from sfumato.app.settings import Settings
-
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Engine]:
-    folder = tmp_path_factory.mktemp("page")
-    (folder / "styles.csv").write_text('name,prompt,negative_prompt\nred,"{prompt}, red",grey\n', "utf-8")
-    settings = Settings(
-        data=folder / "data",
-        outputs=folder / "outputs",
-        models=tiny_checkpoint.parent,
-        styles=folder / "styles.csv",
-        checkpoint="tiny",
-        device="cpu",
-        dtype="float32",
-    )
-    with Engine(settings) as engine:
-        yield engine
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import secrets
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -289,15 +289,13 @@ def _next_number(folder: Path) -> int:
 def _write_temporary(folder: Path, encode: Callable[[BinaryIO], None]) -> Path:
     """A complete, flushed file under a hidden name in `folder`; none is left if anything stops it."""
     path = folder / f".sfumato-{secrets.token_hex(8)}.part"
-    try:
+    with ExitStack() as undo:  # Ctrl-C included: nothing partial is left behind
+        undo.callback(path.unlink, missing_ok=True)
         with path.open("xb") as file:
             encode(file)
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:  # Ctrl-C included: leave nothing partial behind
-        with suppress(FileNotFoundError):
-            path.unlink()
-        raise
+        undo.pop_all()
     return path
 
 

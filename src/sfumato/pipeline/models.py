@@ -207,6 +207,13 @@ def choose_dtype(device: torch.device, name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+def stored_dtype(name: str | None) -> torch.dtype | None:
+    """The numbers that a file is to be written in; None = as they are. Raises RequestError: no such type."""
+    if name is not None and name not in DTYPES:
+        raise RequestError(f"dtype={name!r} is not one of {', '.join(DTYPES)}")
+    return None if name is None else DTYPES[name]
+
+
 def cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 itself; emulated it would be slower than float32."""
     return any("bf16" in name and there is True for name, there in torch.cpu.get_capabilities().items())

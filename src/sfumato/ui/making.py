@@ -16,9 +16,8 @@ import gradio as gr
 from sfumato.app.jobs import Script
 from sfumato.errors import ConflictError, RequestError
 from sfumato.pipeline.scripts.fields import with_values
-from sfumato.text.chunks import count_tokens
 from sfumato.text.styles import apply_styles
-from sfumato.types import Request
+from sfumato.types import Prompt, Request
 from sfumato.ui.form import Form, tool
 from sfumato.ui.live import current
 from sfumato.ui.results import Results
@@ -208,10 +207,8 @@ class Making:
     def _count(self, visit: Visit, text: str, negative: str, *rest: Any) -> str:
         emphasis, steps, names = rest
         text, negative = apply_styles(text, negative, names or [], self.site.styles)
-        counts = [
-            count_tokens(each, self.site.tokenizer, emphasis=emphasis, steps=int(steps))
-            for each in (text, negative)
-        ]
+        prompt = Prompt(text=text, negative=negative, emphasis=emphasis)
+        counts = self.site.counter.count(prompt, steps=int(steps))
         return visit.say("tokens", counts=" · ".join(f"{each.used}/{each.limit}" for each in counts))
 
     def _count_first(self, visit: Visit) -> str:

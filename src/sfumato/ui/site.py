@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from sfumato.app.counter import PromptCounter
 from sfumato.app.engine import Engine
 from sfumato.app.outcome import fault_of
 from sfumato.app.settings import shown
 from sfumato.errors import ModelNotFoundError, SfumatoError
 from sfumato.pipeline.upscalers import upscalers
 from sfumato.text.styles import Style, find_styles
-from sfumato.text.tokenizer import Tokenizer
 from sfumato.ui import controls
 from sfumato.ui.strings import language_of, word
 from sfumato.weights import store
@@ -92,6 +91,7 @@ class Site:
 
     engine: Engine
     checkpoint_choice: Any = None  # the component above the tabs
+    counter: PromptCounter = field(default_factory=PromptCounter)
     inlets: dict[str, Inlet] = field(default_factory=dict)
     outlets: list[Outlet] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
@@ -206,11 +206,6 @@ class Site:
     def styles(self) -> dict[str, Style]:
         """Those there are, by name."""
         return find_styles(self.engine.settings.styles)
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """For the counters."""
-        return Tokenizer()
 
 
 def visit_of(request: gr.Request) -> Visit:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
@@ -31,6 +32,7 @@ __all__ = [
     "DTYPES",
     "Header",
     "TensorInfo",
+    "TensorStep",
     "file_sha256",
     "read_header",
     "read_safetensors",
@@ -46,6 +48,15 @@ DTYPES: Mapping[str, torch.dtype] = {
     "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorStep:
+    """A tensor, or a module's tensors, of a new file are done."""
+
+    done: int
+    total: int
+    name: str
 
 
 def read_safetensors(

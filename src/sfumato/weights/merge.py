@@ -24,7 +24,14 @@ from torch import Tensor
 from sfumato.errors import OutputError, RequestError, WeightsError
 from sfumato.weights import keymaps
 from sfumato.weights.detect import SELF
-from sfumato.weights.files import DTYPES, file_sha256, read_safetensors, read_tensor, stream_safetensors
+from sfumato.weights.files import (
+    DTYPES,
+    TensorStep,
+    file_sha256,
+    read_safetensors,
+    read_tensor,
+    stream_safetensors,
+)
 from sfumato.weights.header import Header, TensorInfo, open_regular, parse_header
 from sfumato.weights.layouts import HARMLESS, PREFIXES
 from sfumato.weights.sources import Source, open_source
@@ -94,15 +101,6 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeStep:
-    """One tensor done."""
-
-    done: int
-    total: int
-    name: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Input:
     """A checkpoint's file, open."""
 
@@ -119,7 +117,7 @@ class _Input:
         return read_tensor(self.file, self.header.tensors[name], self.source.file)
 
 
-def merge(recipe: Recipe, inputs: tuple[Path, ...], target: Path) -> Iterator[MergeStep]:
+def merge(recipe: Recipe, inputs: tuple[Path, ...], target: Path) -> Iterator[TensorStep]:
     """Merge checkpoints into a new file.
 
     Only what can be interpolated is: floating-point tensors of the networks. Everything else is A's. A may be
@@ -166,7 +164,7 @@ def merge(recipe: Recipe, inputs: tuple[Path, ...], target: Path) -> Iterator[Me
 
         metadata = _metadata(recipe, opened)
         for done, name in enumerate(stream_safetensors(target, outline, produce, metadata), 1):
-            yield MergeStep(done=done, total=len(outline), name=name)
+            yield TensorStep(done=done, total=len(outline), name=name)
 
 
 def default_name(recipe: Recipe, inputs: tuple[Path, ...]) -> str:

@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sfumato.errors import OutputError, UnsafeFileError, WeightsError
+from sfumato.weights.files import read_safetensors
 from sfumato.weights.header import ITEM_BYTES, Header, TensorInfo, open_regular, read_header
 
 WALL_SECONDS = 1800
@@ -58,12 +61,26 @@ def unpickle_to(path: Path, output: Path) -> None:
         WeightsError: it is damaged or beyond a limit.
         OutputError: `output` cannot be written.
     """
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(output.unlink, missing_ok=True)
         _run(path, str(output.absolute()))
         read_header(output)  # what came out is trusted no more than any other file
-    except BaseException:
-        output.unlink(missing_ok=True)
-        raise
+        undo.pop_all()
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """The tensors of a small safetensors file or pickle, in the order of its header, and its metadata.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        UnsafeFileError: the pickle asks for something to be executed.
+        WeightsError: it is damaged or beyond a limit.
+    """
+    if not is_pickle(path):
+        return read_safetensors(path), read_header(path).metadata
+    with as_safetensors(path) as converted:
+        tensors = {name: tensor.clone() for name, tensor in read_safetensors(converted).items()}
+        return tensors, read_header(converted).metadata
 
 
 @contextlib.contextmanager

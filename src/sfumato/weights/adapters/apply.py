@@ -7,7 +7,7 @@ parameters alone.
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -107,7 +107,8 @@ class Adapted:
                 else:
                     changes.setdefault(name, []).append((self._cut_to(piece, use.rank), strength))
         merged = {} if on_the_fly else changes
-        try:
+        with ExitStack() as undo:  # Ctrl-C included: no network is left half dressed
+            undo.callback(self._undress)
             self._restore(keep=merged)
             if on_the_fly:
                 for name, each in changes.items():
@@ -119,15 +120,16 @@ class Adapted:
                 module = self.network.get_submodule(name)
                 module.forward = _moved(module.forward, hypers)
                 self._wrapped.append(module)
-        except BaseException:
-            self._unwrap()
-            self._restore(keep={})
-            self._uses, self._on_the_fly = (), False
-            raise
+            undo.pop_all()
         self._uses, self._on_the_fly = uses, on_the_fly
         if not on_the_fly or not uses:
             self._ready.clear()
             self._cut.clear()
+
+    def _undress(self) -> None:
+        self._unwrap()
+        self._restore(keep={})
+        self._uses, self._on_the_fly = (), False
 
     def _restore(self, keep: Mapping[str, Changes]) -> None:
         """Put base tensors back, but for modules that are about to be merged anew into the same memory."""

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from sfumato.errors import UnknownModelError, WeightsError
 from sfumato.weights import pickles
-from sfumato.weights.files import file_sha256, read_safetensors
-from sfumato.weights.header import read_header
+from sfumato.weights.files import file_sha256
 
 MOST_BYTES = 2**26  # of a file; the largest that are met have some hundred vectors
 _STORE = "string_to_param."  # before the token, in files of the field's interfaces
@@ -46,12 +45,7 @@ def read_embedding(path: Path) -> Embedding:
     """
     if path.is_file() and path.stat().st_size > MOST_BYTES:
         raise UnknownModelError(f"{path} has {path.stat().st_size:,} bytes, too many for an embedding")
-    if pickles.is_pickle(path):
-        with pickles.as_safetensors(path) as converted:
-            facts = read_header(converted).metadata
-            tensors = {name: tensor.clone() for name, tensor in read_safetensors(converted).items()}
-    else:
-        tensors, facts = read_safetensors(path), read_header(path).metadata
+    tensors, facts = pickles.read_tensors(path)
     return embedding_of(path.stem, path, tensors, facts, file_sha256(path))
 
 

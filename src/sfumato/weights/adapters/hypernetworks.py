@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from sfumato.errors import UnknownModelError, WeightsError
 from sfumato.weights import pickles
-from sfumato.weights.files import file_sha256, read_safetensors
-from sfumato.weights.header import read_header
+from sfumato.weights.files import file_sha256
 
 _KEY = re.compile(
     r"(?P<width>\d+)\.(?P<side>[01])\.linear(?P<old>[12])?\.?(?P<place>\d+)?\.(?P<leaf>weight|bias)"
@@ -127,12 +126,7 @@ def read_hypernetwork(path: Path) -> Hypernetwork:
         UnknownModelError: it is something else.
         WeightsError: it is broken, or asks for a function that is not known.
     """
-    if pickles.is_pickle(path):
-        with pickles.as_safetensors(path) as converted:
-            facts = read_header(converted).metadata
-            tensors = {name: tensor.clone() for name, tensor in read_safetensors(converted).items()}
-    else:
-        tensors, facts = read_safetensors(path), read_header(path).metadata
+    tensors, facts = pickles.read_tensors(path)
     places: dict[tuple[int, int], dict[int, dict[str, Tensor]]] = {}
     for name, tensor in tensors.items():
         if match := _KEY.fullmatch(name):

@@ -1,10 +1,9 @@
 """Adapter files: read whole, understood module by module, held against the checkpoint they are to change."""
 
-import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from sfumato.weights import pickles
 from sfumato.weights.adapters import kinds
 from sfumato.weights.adapters.names import BUNDLED, flat, places, split_key
 from sfumato.weights.detect import detect
-from sfumato.weights.files import read_safetensors
 from sfumato.weights.header import open_regular, read_header
 from sfumato.weights.specs import ModelSpec
 
@@ -81,41 +79,41 @@ def read_adapter(path: Path) -> Adapter:
         UnknownModelError: it is something else; what, is said.
         WeightsError: it is broken, or holds numbers that are none.
     """
-    with _tensors(path) as (tensors, metadata, digest):
-        found = detect(read_header(path)) if not pickles.is_pickle(path) else None
-        if found is not None and found.kind not in ("LoRA", "unknown"):
-            raise UnknownModelError(f"{path} is {found}, not a LoRA or its like")
-        grouped: dict[str, dict[str, tuple[str, Tensor]]] = {}
-        embeddings: dict[str, Tensor] = {}
-        strange = []
-        for key, tensor in tensors.items():
-            if bundled := BUNDLED.fullmatch(key):
-                embeddings[bundled["token"]] = tensor
-            elif split := split_key(key):
-                grouped.setdefault(split[0], {})[split[1]] = key, tensor
-            else:
-                strange.append(key)
-        alphas = _Alphas.of(path, metadata)
-        pieces = {}
-        for module, fields in grouped.items():
-            piece = _piece(path, module, fields, alphas)
-            if piece is None:
-                strange += [key for key, _ in fields.values()]
-            else:
-                pieces[module] = piece
-        if not pieces:
-            what = found if found is not None else "a file"
-            raise UnknownModelError(f"{path} is {what} in which nothing is known of a LoRA or its like")
-        return Adapter(
-            name=path.stem,
-            path=path,
-            family=found.family if found else "an unknown base",
-            digest=digest,
-            metadata=metadata,
-            pieces=pieces,
-            embeddings=embeddings,
-            strange=tuple(strange),
-        )
+    tensors, metadata = pickles.read_tensors(path)
+    found = detect(read_header(path)) if not pickles.is_pickle(path) else None
+    if found is not None and found.kind not in ("LoRA", "unknown"):
+        raise UnknownModelError(f"{path} is {found}, not a LoRA or its like")
+    grouped: dict[str, dict[str, tuple[str, Tensor]]] = {}
+    embeddings: dict[str, Tensor] = {}
+    strange = []
+    for key, tensor in tensors.items():
+        if bundled := BUNDLED.fullmatch(key):
+            embeddings[bundled["token"]] = tensor
+        elif split := split_key(key):
+            grouped.setdefault(split[0], {})[split[1]] = key, tensor
+        else:
+            strange.append(key)
+    alphas = _Alphas.of(path, metadata)
+    pieces = {}
+    for module, fields in grouped.items():
+        piece = _piece(path, module, fields, alphas)
+        if piece is None:
+            strange += [key for key, _ in fields.values()]
+        else:
+            pieces[module] = piece
+    if not pieces:
+        what = found if found is not None else "a file"
+        raise UnknownModelError(f"{path} is {what} in which nothing is known of a LoRA or its like")
+    return Adapter(
+        name=path.stem,
+        path=path,
+        family=found.family if found else "an unknown base",
+        digest=adapter_sha256(path),
+        metadata=metadata,
+        pieces=pieces,
+        embeddings=embeddings,
+        strange=tuple(strange),
+    )
 
 
 def fit(adapter: Adapter, spec: ModelSpec, networks: Mapping[str, nn.Module]) -> Fitted:
@@ -276,18 +274,6 @@ def _json(text: str) -> dict[str, object]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-@contextlib.contextmanager
-def _tensors(path: Path) -> Iterator[tuple[dict[str, Tensor], Mapping[str, str], str]]:
-    """The tensors of a file in the order of its header, its metadata, and its hash."""
-    if pickles.is_pickle(path):
-        with pickles.as_safetensors(path) as converted, open_regular(path) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            tensors = {name: tensor.clone() for name, tensor in read_safetensors(converted).items()}
-            yield tensors, read_header(converted).metadata, digest
-        return
-    yield read_safetensors(path), read_header(path).metadata, adapter_sha256(path)
 
 
 def adapter_sha256(path: Path) -> str:

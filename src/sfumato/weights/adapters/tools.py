@@ -20,7 +20,7 @@ from sfumato.weights.adapters.names import Place, kohya_names, peft_names
 from sfumato.weights.adapters.read import Adapter, Fitted, Piece, fit
 from sfumato.weights.adapters.spectrum import Cut, factorise
 from sfumato.weights.detect import require_spec
-from sfumato.weights.files import DTYPES, read_tensor, stream_safetensors, write_safetensors
+from sfumato.weights.files import DTYPES, TensorStep, read_tensor, stream_safetensors, write_safetensors
 from sfumato.weights.header import open_regular, read_header
 from sfumato.weights.layouts import Part, build_empty
 from sfumato.weights.sources import Source, open_source
@@ -30,15 +30,6 @@ Layout = Literal["kohya", "peft"]
 LAYOUTS: tuple[Layout, ...] = ("kohya", "peft")
 _BASES = {"SD 1.x": "sd-1.x", "SD 2.x": "sd-2.x-base"}
 _OF_BASE = frozenset({"ia3", "glora", "oft", "boft", "set"})  # what they change depends on the weight
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToolStep:
-    """A module or tensor is done."""
-
-    done: int
-    total: int
-    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +74,7 @@ def fit_to(adapter: Adapter, spec: ModelSpec) -> Fitted:
     return fit(adapter, spec, {name: build_empty(name, spec) for name in ("unet", "text")})
 
 
-def resize(adapter: Adapter, spec: ModelSpec, cut: Cut, output: Output) -> Iterator[ToolStep]:
+def resize(adapter: Adapter, spec: ModelSpec, cut: Cut, output: Output) -> Iterator[TensorStep]:
     """Write an adapter as a LoRA of a smaller rank, the nearest one module by module.
 
     Yields a step after each module. Raises as `merge` does.
@@ -93,7 +84,7 @@ def resize(adapter: Adapter, spec: ModelSpec, cut: Cut, output: Output) -> Itera
 
 def merge(
     adapters: Sequence[tuple[Adapter, float]], spec: ModelSpec, cut: Cut | None, output: Output
-) -> Iterator[ToolStep]:
+) -> Iterator[TensorStep]:
     """Write the sum of adapters as one LoRA.
 
     Args:
@@ -122,7 +113,7 @@ def merge(
         weight = networks[place.network].get_submodule(place.module).weight
         assert isinstance(weight, Tensor)
         made |= _summed(place, each, weight.shape, cut)
-        yield ToolStep(done=done, total=len(changes), name=place.module)
+        yield TensorStep(done=done, total=len(changes), name=place.module)
     first = adapters[0][0]
     _write(made, spec, output, dict(first.metadata), _stored(first))
 
@@ -152,7 +143,7 @@ class Extraction:
     least: float = 0.0  # modules whose numbers differ by no more are left out
 
 
-def extract(base: Path, tuned: Path, what: Extraction, output: Output) -> Iterator[ToolStep]:
+def extract(base: Path, tuned: Path, what: Extraction, output: Output) -> Iterator[TensorStep]:
     """Write what lies between two checkpoints as a LoRA.
 
     Args:
@@ -186,7 +177,7 @@ def extract(base: Path, tuned: Path, what: Extraction, output: Output) -> Iterat
                 change = theirs.read(*place, "weight").float() - weight
                 if float(change.abs().max()) > what.least:
                     made[place] = _lora(change, cut)
-            yield ToolStep(done=done, total=len(places), name=place.module)
+            yield TensorStep(done=done, total=len(places), name=place.module)
     if not made:
         raise WeightsError(f"{tuned} does not differ from {base} in what a LoRA can change")
     _write(made, spec, output, {"ss_base_model_version": spec.family}, torch.float32)
@@ -197,7 +188,7 @@ def bake(
     adapters: Sequence[tuple[Adapter, float, float]],
     target: Path,
     dtype: torch.dtype | None = None,
-) -> Iterator[ToolStep]:
+) -> Iterator[TensorStep]:
     """Write a checkpoint with adapters merged into it, in float32, tensor by tensor.
 
     Args:
@@ -249,7 +240,7 @@ def bake(
         said = ", ".join(f"{adapter.name} {text:g} {unet:g}" for adapter, text, unet in adapters)
         metadata = {**header.metadata, "sfumato.baked": said}
         for done, name in enumerate(stream_safetensors(target, outline, produce, metadata), 1):
-            yield ToolStep(done=done, total=len(outline), name=name)
+            yield TensorStep(done=done, total=len(outline), name=name)
 
 
 def _cast(stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
