@@ -3,8 +3,9 @@
 
 const byId = id => document.getElementById(id);
 const pressed = id => byId(id)?.click();
-const activeTab = () =>
-  [...document.querySelectorAll(".sf-strip")].find(strip => strip.offsetParent !== null)?.dataset.tab ?? "";
+const visible = selector => [...document.querySelectorAll(selector)].find(each => each.offsetParent !== null);
+const activeTab = () => // its button may be there before its strip
+  visible(".sf-strip")?.dataset.tab ?? visible("[id$=_generate]")?.id.replace("_generate", "") ?? "";
 
 // ---- what happens now -------------------------------------------------------------------------------------
 const BUSY = 500, IDLE = 3000, HURRY = 250; // milliseconds between two questions
