@@ -40,6 +40,7 @@ def test_what_the_mouse_did_not_paint_over_stays_as_it_was(page: Any, tmp_path: 
         page.locator("#img2img_prompt_text textarea").fill("a house")
         page.locator("#img2img_generate").click()
         page.locator("#img2img_gallery img").first.wait_for()
+        page.close()  # before its server is gone
     (file,) = (tmp_path / "outputs").rglob("*.png")
     result = np.asarray(Image.open(file).convert("RGB"))
     kept = [np.asarray(Image.open(each)) for each in (tmp_path / "data").rglob("inputs/*.png")]

@@ -157,7 +157,7 @@ def test_the_page_is_there_when_it_is_made(engine: Engine, doors: Doors) -> None
     interface = Interface(app, lambda outer, otherwise: doors)
 
     async def opened() -> None:
-        await interface.open()
+        await interface.prepare()
 
     client = TestClient(app, raise_server_exceptions=False)
     soon = client.get("/")
@@ -181,7 +181,7 @@ def test_a_page_that_cannot_be_made_leaves_the_api(engine: Engine) -> None:
 
     import anyio
 
-    anyio.run(Interface(app, fail).open)
+    anyio.run(Interface(app, fail).prepare)
     client = TestClient(app, raise_server_exceptions=False)
     assert "could not be made" in client.get("/").text
     assert client.get("/sdapi/v1/samplers").status_code == 200

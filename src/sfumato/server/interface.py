@@ -30,7 +30,7 @@ class Interface:
     """Answers what no route answers."""
 
     def __init__(self, app: FastAPI, make: Make) -> None:
-        """Take the place behind the routes of `app`; `make` is called by `open`, in a thread."""
+        """Take the place behind the routes of `app`; `make` is called by `prepare`, in a thread."""
         self._make = make
         self._otherwise = app.router.default
         self._stack = AsyncExitStack()
@@ -38,7 +38,7 @@ class Interface:
         self._meanwhile = SOON
         app.router.default = self
 
-    async def open(self) -> None:
+    async def prepare(self) -> None:
         """Make the page."""
         outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
         try:

@@ -64,7 +64,7 @@ class Server(uvicorn.Server):
                 host, port = each.getsockname()[:2]
                 self._say(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
         if self._interface is not None:
-            self._opening = asyncio.create_task(self._interface.open())
+            self._opening = asyncio.create_task(self._interface.prepare())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the interface, and stop listening."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import UnknownModelError, WeightsError
-from sfumato.weights import pickles
 from sfumato.weights.files import file_sha256
+from sfumato.weights.pickles import read_tensors
 
 MOST_BYTES = 2**26  # of a file; the largest that are met have some hundred vectors
 _STORE = "string_to_param."  # before the token, in files of the field's interfaces
@@ -45,7 +45,7 @@ def read_embedding(path: Path) -> Embedding:
     """
     if path.is_file() and path.stat().st_size > MOST_BYTES:
         raise UnknownModelError(f"{path} has {path.stat().st_size:,} bytes, too many for an embedding")
-    tensors, facts = pickles.read_tensors(path)
+    tensors, facts = read_tensors(path)
     return embedding_of(path.stem, path, tensors, facts, file_sha256(path))
 
 

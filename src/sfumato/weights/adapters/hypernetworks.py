@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.errors import UnknownModelError, WeightsError
-from sfumato.weights import pickles
 from sfumato.weights.files import file_sha256
+from sfumato.weights.pickles import read_tensors
 
 _KEY = re.compile(
     r"(?P<width>\d+)\.(?P<side>[01])\.linear(?P<old>[12])?\.?(?P<place>\d+)?\.(?P<leaf>weight|bias)"
@@ -126,7 +126,7 @@ def read_hypernetwork(path: Path) -> Hypernetwork:
         UnknownModelError: it is something else.
         WeightsError: it is broken, or asks for a function that is not known.
     """
-    tensors, facts = pickles.read_tensors(path)
+    tensors, facts = read_tensors(path)
     places: dict[tuple[int, int], dict[int, dict[str, Tensor]]] = {}
     for name, tensor in tensors.items():
         if match := _KEY.fullmatch(name):

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import UnknownModelError, WeightsError
-from sfumato.weights import pickles
 from sfumato.weights.adapters import kinds
 from sfumato.weights.adapters.names import BUNDLED, flat, places, split_key
 from sfumato.weights.detect import detect
 from sfumato.weights.header import open_regular, read_header
+from sfumato.weights.pickles import is_pickle, read_tensors
 from sfumato.weights.specs import ModelSpec
 
 MOST_STRANGERS = 12  # keys that fit nothing, beyond which a file is taken for another model's
@@ -79,8 +79,8 @@ def read_adapter(path: Path) -> Adapter:
         UnknownModelError: it is something else; what, is said.
         WeightsError: it is broken, or holds numbers that are none.
     """
-    tensors, metadata = pickles.read_tensors(path)
-    found = detect(read_header(path)) if not pickles.is_pickle(path) else None
+    tensors, metadata = read_tensors(path)
+    found = detect(read_header(path)) if not is_pickle(path) else None
     if found is not None and found.kind not in ("LoRA", "unknown"):
         raise UnknownModelError(f"{path} is {found}, not a LoRA or its like")
     grouped: dict[str, dict[str, tuple[str, Tensor]]] = {}
@@ -284,5 +284,5 @@ def adapter_sha256(path: Path) -> str:
     """
     with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
-        file.seek(8 + length if not pickles.is_pickle(path) else 0)
+        file.seek(8 + length if not is_pickle(path) else 0)
         return hashlib.file_digest(file, "sha256").hexdigest()
