@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from PIL import Image
 
 from sfumato.app.codec import decode
-from sfumato.app.database import JOBS
+from sfumato.app.database import JOBS, Place
 from sfumato.app.engine import Engine
 from sfumato.app.gallery_table import Filter
 from sfumato.app.jobs import Job
@@ -99,6 +99,24 @@ def test_what_waits_can_be_cancelled_and_what_runs_is_stopped_at_the_next_step(e
     assert ended.state == "cancelled"
     assert not ended.made
     assert engine.cancel(running.id).state == "cancelled"  # again: nothing happens
+
+
+def test_a_job_that_begins_while_a_page_is_read_has_no_second_place(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(settings)
+    engine.start(listen=False)
+    first, second = (engine.submit(request()) for _ in range(2))
+    look = engine._table.places
+
+    def late(numbers: Collection[int]) -> dict[int, Place]:
+        engine._table.start(first.id, engine.worker)
+        return look(numbers)
+
+    monkeypatch.setattr(engine._table, "places", late)
+    told = {job.id: (job.state, job.position) for job in engine.jobs()}
+    engine.close()
+    assert told == {first.id: ("running", None), second.id: ("queued", 0)}
 
 
 def test_owners_take_turns(engine: Engine) -> None:

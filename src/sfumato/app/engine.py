@@ -304,7 +304,9 @@ class Engine:
         page = self._table.page(owner=owner, states=states, before=before, limit=limit, ids=ids)
         queued = {job.number for job in page if job.state == "queued"}
         places, busy = self._table.places(queued), self._busy() if queued else None
-        return [self._placed(job, places.get(job.number, Place()), busy) for job in page]
+        told = [self._placed(job, places.get(job.number, Place()), busy) for job in page]
+        begun = queued - places.keys()  # since the page was read
+        return [self.job(job.id) if job.number in begun else job for job in told]
 
     def waiting(self) -> int:
         """How many jobs wait."""
