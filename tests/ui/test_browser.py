@@ -101,9 +101,14 @@ def test_what_runs_is_shown_after_a_reload_in_a_second_tab_and_after_a_kill(
         says(page, r"Step \d+/150")
         page.screenshot(path=tmp_path / "again.png", full_page=True)
         page.keyboard.press("Escape")
-        says(page, "Stopped")
+        says(page, "Interrupted")
         (job,) = jobs(address)
-        assert job["state"] == "cancelled"
+        assert (job["state"], job["interrupted"]) == ("done", True)
+        assert "Interrupted: " in job["pictures"][-1]["infotext"]  # half made, and kept
+        page.wait_for_function(
+            "count => document.querySelectorAll('#txt2img_gallery .thumbnail-item').length === count",
+            arg=len(job["pictures"]),
+        )
         page.locator(PROMPT).fill("a tree")
         write(page, "canvas_batch_count", "1")
         write(page, "sampling_steps", "1")

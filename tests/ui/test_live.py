@@ -63,3 +63,17 @@ def test_what_waits_is_shown_before_what_has_ended(engine: Engine) -> None:
 
 def test_pictures_from_pictures_belong_to_img2img(engine: Engine) -> None:
     assert tab_of(Job(id="a", number=1, owner="local", kind="x", request=Request())) == "txt2img"
+
+
+def test_what_was_interrupted_is_kept_and_what_waited_is_cancelled(engine: Engine) -> None:
+    running = engine.submit(Request(canvas=Canvas(width=64, height=64, batch_count=1000)), owner="emil")
+    waiting = engine.submit(SMALL, owner="fritz")
+    while not (engine.progress(running.id) or Progress(job="")).step:
+        engine.board.wait(engine.board.version(), 1.0)
+    assert engine.interrupt(waiting.id, "fritz").state == "cancelled"
+    engine.interrupt(running.id, "emil")
+    job = engine.wait(running.id, 100)
+    told = now(engine, Visit(owner="emil", role="user"), "txt2img")
+    assert told["signature"] == f"{job.id}:interrupted:{len(job.made)}"
+    assert told["line"].startswith("Interrupted after")
+    assert job.made[-1].infotext.count("Interrupted: ") == 1

@@ -41,7 +41,12 @@ def current(engine: Engine, owner: str, tab: str) -> Job | None:
 
 def signature(job: Job | None) -> str:
     """A text that changes when the job has another state or another picture."""
-    return "" if job is None else f"{job.id}:{job.state}:{len(job.made)}"
+    return "" if job is None else f"{job.id}:{ending(job)}:{len(job.made)}"
+
+
+def ending(job: Job) -> str:
+    """A job's state, with what was kept of one that was interrupted told from what is whole."""
+    return "interrupted" if job.interrupted else job.state
 
 
 def now(engine: Engine, visit: Visit, tab: str, preview: int = 0) -> dict[str, Any]:
@@ -62,7 +67,7 @@ def now(engine: Engine, visit: Visit, tab: str, preview: int = 0) -> dict[str, A
     if job.fault is not None:
         told["fault"] = f"{shown(job.fault.message, engine.settings)} ({job.fault.code})"
     if job.ended:
-        return told | {"line": visit.say(job.state, seconds=_took(job))}
+        return told | {"line": visit.say(ending(job), seconds=_took(job))}
     told |= {"active": True, "waiting": engine.waiting()}
     if job.state == "queued":
         return told | {"line": visit.say("queued", ahead=job.position or 0, left=span(job.estimate))}

@@ -154,7 +154,7 @@ class Making:
 
         inputs = [self.ticket, self.styles, *form.inputs, *self.scripts.inputs, *extra]
         on(self.generate.click, send, inputs, [self.ticket], trigger_mode="once", js=_TICKET)
-        on(self.interrupt.click, self._stop)
+        on(self.interrupt.click, self._interrupt)
         on(self.skip.click, self._skip)
         on(self.recycle.click, lambda visit, made: made or "-1", [results.seed], [form["canvas.seed"]])
         self.site.here(self.clear.click, "() => ['', '']", [], prompts)
@@ -185,10 +185,10 @@ class Making:
         except ConflictError:  # the answer to the form before was lost, and this one is another
             submit(key=f"page-{new_ticket()}")
 
-    def _stop(self, visit: Visit) -> None:
+    def _interrupt(self, visit: Visit) -> None:
         job = current(self.site.engine, visit.owner, self.tab)
         if job is not None:
-            self.site.engine.cancel(job.id, visit.owner)
+            self.site.engine.interrupt(job.id, visit.owner)
 
     def _skip(self, visit: Visit) -> None:
         job = current(self.site.engine, visit.owner, self.tab)

@@ -74,7 +74,7 @@ const forever = new Map(); // by tab: the job that was the last one when it was 
 function again(tab, told) {
   const [job, state] = told.signature.split(":");
   if (!forever.has(tab) || told.active || forever.get(tab) === job) return;
-  if (state === "cancelled" || state === "failed") return turnForever(tab);
+  if (["cancelled", "failed", "interrupted"].includes(state)) return turnForever(tab);
   forever.set(tab, job);
   pressed(`${tab}_generate`);
   hurry();
