@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sfumato.errors import OutputError, PromptError
@@ -127,6 +127,8 @@ def test_a_style_that_fits_only_in_part_is_not_found(prompt: str, negative: str,
     assert find_applied(prompt, negative, {"x": style}) == (prompt, negative, ())
 
 
+@example(", a", "")  # what a style of the end leaves must not be empty
+@example("b a, a", "")  # nor blank at its ends, where another style stands around it
 @given(st.text(alphabet="ab ,", max_size=8), st.text(alphabet="ab ,", max_size=8))
 def test_what_is_found_makes_the_same_prompts(text: str, negative: str) -> None:
     styles = {

@@ -87,8 +87,10 @@ def find_applied(prompt: str, negative: str, styles: Mapping[str, Style]) -> tup
         styles: those there are, by name.
 
     Returns:
-        Both prompts without them, and the names in the order in which they apply.
+        Both prompts without them, trimmed, and the names in the order in which they apply; applied again,
+        they make the same prompts.
     """
+    prompt, negative = prompt.strip(), negative.strip()
     names: list[str] = []
     by_length = sorted(styles.values(), key=lambda each: (-len(each.prompt) - len(each.negative), each.name))
     left = [style for style in by_length if style.prompt.strip() or style.negative.strip()]
@@ -105,20 +107,18 @@ def find_applied(prompt: str, negative: str, styles: Mapping[str, Style]) -> tup
 
 
 def _without(text: str, style: str) -> str | None:
-    """The text before `apply_style` merged a style into it; None = it did not."""
-    style = style.strip()
+    """The text from which `apply_style` makes exactly this one; None = there is none."""
     if style.count(_PLACE) > 1:
         return None
     if _PLACE in style:
         before, after = style.split(_PLACE)
         fits = len(text) >= len(before) + len(after) and text.startswith(before) and text.endswith(after)
         return text[len(before) : len(text) - len(after)] if fits else None
-    if not style:
-        return text
-    if text.strip() == style:
+    style = style.strip()
+    if text == style:
         return ""
-    bare = text.rstrip().removesuffix(f", {style}")
-    return None if bare == text.rstrip() else bare
+    bare = text.removesuffix(f", {style}") if style else text
+    return bare if apply_style(bare, style) == text else None
 
 
 def read_styles(paths: Iterable[Path]) -> dict[str, Style]:
