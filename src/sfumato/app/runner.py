@@ -245,6 +245,8 @@ class Runner:
         # Last: what is not in the table is made again.
         if not self.table.add_made(job.id, self.worker, made):  # taken over by another, or given up
             raise StoppedError("cancel")
+        for part in path.parent.glob(f".{path.name}.*.part"):  # of a process that died while it wrote this
+            part.unlink(missing_ok=True)
         self.board.touch(job.id)
 
 
