@@ -166,7 +166,7 @@ def test_what_was_not_made_at_a_stretch_says_nothing_of_the_pace(engine: Engine,
     world.pause.set()
     assert engine.wait(job.id, 60).interrupted
     assert engine._table.past() == []
-    assert engine._pace.seconds({"fast": 1.0}) is None
+    assert engine._estimates.pace.seconds({"fast": 1.0}) is None
 
 
 def test_the_pace_follows_the_newest_jobs_and_guesses_by_the_others() -> None:
@@ -201,6 +201,9 @@ def test_work_is_counted_in_pixels_and_steps() -> None:
     assert units_of(HIRES) == pytest.approx(base * (1 + 9))
     assert passes_of(replace(HIRES, hires=replace(HIRES.hires, width=128)))[1] == pytest.approx(4 * base)
     assert units_of(replace(request(), sampling=Sampling(steps=4, guidance=1))) == base / 2
+    assert units_of(replace(request(), sampling=Sampling(steps=4, sampler="Heun"))) == 2 * base
+    heun = replace(HIRES, hires=replace(HIRES.hires, sampler="Heun"))
+    assert units_of(heun) == pytest.approx(base * (1 + 2 * 9))
     source = Image.new("RGB", (64, 32))
     assert units_of(replace(request(), source=Source(image=source, denoising_strength=0.5))) == base / 2
     exact = Source(image=source, denoising_strength=0.5, exact_steps=True)

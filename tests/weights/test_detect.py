@@ -38,11 +38,12 @@ def published(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("name", MODELS)
 def test_every_row_is_told_by_exactly_its_own_rule(name: str) -> None:
     spec = MODELS[name]
-    found = detect.detect(header(published(spec)), prediction=spec.prediction)
+    full = header(published(spec))
+    found = detect.detect(full, prediction=spec.prediction)
     assert found.spec == spec
     assert found.kind == "checkpoint"
-    names = "\n".join(published(spec))
-    firing = [rule for rule in detect.RULES if detect._fires(rule, names, header(published(spec)).tensors)]
+    names = "\n".join(full.tensors)
+    firing = [rule for rule in detect.RULES if detect._fires(rule, names, full.tensors)]
     rows = [rule for rule in firing if rule.rows]
     assert len(rows) == 1
     assert firing[0] is rows[0]

@@ -21,7 +21,8 @@ from sfumato.app.atlas import Atlas
 from sfumato.app.board import Board
 from sfumato.app.checker import Checker
 from sfumato.app.crew import Crew
-from sfumato.app.database import NewJob, Place, Wish
+from sfumato.app.database import NewJob, Wish
+from sfumato.app.estimates import Estimates
 from sfumato.app.jobs import HIGHEST, LOWEST, Event, Job, Made, Progress, Script, State
 from sfumato.app.maker import Maker
 from sfumato.app.pace import Pace, units_of
@@ -90,7 +91,7 @@ class Engine:
             board=self.board,
             worker=worker,
             halted=lambda job_id: self._maker.halted(job_id),
-            expected=self._expected,
+            expected=lambda job: self._estimates.expected(job),
         )
         self._table, self.gallery = self._runner.table, self._runner.gallery
         self.inputs, self.store, self.shelf = self._runner.inputs, self._runner.store, self._runner.shelf
@@ -99,11 +100,11 @@ class Engine:
         self.atlas = Atlas(database, self.shelf)
         self.standings = Standings(table=self._table, board=self.board)
         self._checker = Checker(self.gallery)
-        self._pace = Pace(self._table.past())
+        pace = Pace(self._table.past())
         self._maker = Maker(
             table=self._table,
             board=self.board,
-            pace=self._pace,
+            pace=pace,
             worker=worker,
             attempts=settings.attempts,
             step_limit=settings.step_limit,
@@ -130,6 +131,7 @@ class Engine:
             patience=settings.patience,
             take_over=self._queue.take_over,
         )
+        self._estimates = Estimates(table=self._table, board=self.board, pace=pace, crew=self._crew)
 
     def start(self, *, listen: bool = True) -> None:
         """Begin to make jobs, those first that an earlier process has left.
@@ -238,11 +240,11 @@ class Engine:
         if new:
             self._queue.ring()
             self.board.touch(job.id)
-        return self._told(job)
+        return self._estimates.tell(job)
 
     def _full(self) -> QueueFullError:
         """What is said where as many jobs wait as may."""
-        waiting, all_of_it = self.waiting(), self._pace.seconds(self._table.waiting_work()) or 0.0
+        waiting, all_of_it = self.waiting(), self._estimates.waiting()
         wait = min(max(1.0, all_of_it / max(1, waiting)), 600.0)
         return QueueFullError(f"{waiting} jobs wait already; come back in {wait:.0f} s", retry_after=wait)
 
@@ -279,7 +281,7 @@ class Engine:
 
     def job(self, job_id: str, owner: str | None = None) -> Job:
         """The job of this id. Raises JobNotFoundError: none, or another owner's."""
-        return self._told(self._table.get(job_id, owner))
+        return self._estimates.tell(self._table.get(job_id, owner))
 
     def file(self, made: Made) -> Path:
         """Where a job's picture is, brought to this machine where another has made it.
@@ -302,11 +304,10 @@ class Engine:
     ) -> list[Job]:
         """A page of jobs, the newest first; see `JobTable.page`."""
         page = self._table.page(owner=owner, states=states, before=before, limit=limit, ids=ids)
-        queued = {job.number for job in page if job.state == "queued"}
-        places, busy = self._table.places(queued), self._busy() if queued else None
-        told = [self._placed(job, places.get(job.number, Place()), busy) for job in page]
-        begun = queued - places.keys()  # since the page was read
-        return [self.job(job.id) if job.number in begun else job for job in told]
+        return [
+            self.job(job.id) if job.state == "queued" and job.position is None else job  # begun meanwhile
+            for job in self._estimates.tell_all(page)
+        ]
 
     def waiting(self) -> int:
         """How many jobs wait."""
@@ -435,50 +436,10 @@ class Engine:
         self.board.touch(job_id)
         return self.job(job_id)
 
-    def _told(self, job: Job) -> Job:
-        """The job with its place and an estimate of when it will be done."""
-        if job.ended:
-            return job
-        place = self._table.place(job.id) if job.state == "queued" else Place()
-        return self._placed(job, place, self._busy() if job.state == "queued" else 0.0)
-
-    def _placed(self, job: Job, place: Place, busy: float | None) -> Job:
-        """The job with its place and an estimate; `busy` = seconds until what runs is done."""
-        if job.ended:
-            return job
-        if job.state == "running":
-            return replace(job, estimate=self._left(job.id, _work(job)))
-        own, ahead = self._expected(job), self._pace.seconds(place.work)
-        known = own is not None and ahead is not None and busy is not None
-        estimate = own + (busy + ahead) / self._crew.workers if known else None  # type: ignore[operator]
-        return replace(job, position=place.position, estimate=estimate)
-
-    def _expected(self, job: Job) -> float | None:
-        """Seconds that a job will take, by what others took; None = that is not known."""
-        return self._pace.seconds(_work(job)) if job.units else None
-
-    def _busy(self) -> float | None:
-        """Seconds until the jobs that run are done, one after another; None = that is not known."""
-        running = self._table.running().items()
-        left = [self._left(job_id, {checkpoint: units}) for job_id, (checkpoint, units) in running]
-        return None if None in left else sum(each for each in left if each is not None)
-
-    def _left(self, job_id: str, work: Mapping[str, float]) -> float | None:
-        """Seconds until a running job is done: by its own steps, less what has passed since the last."""
-        progress = self.board.read(job_id)
-        if progress is not None and progress.seconds_left is not None:
-            return max(0.0, progress.seconds_left - (self.board.clock() - progress.posted))
-        share = progress.share if progress is not None else 0.0
-        return self._pace.seconds({checkpoint: units * (1 - share) for checkpoint, units in work.items()})
-
 
 def _units(request: Request, script: Script | None) -> float:
     """Work of a job; a script makes the request many times."""
     return units_of(request) * (1 if script is None else count_requests(script, request))
-
-
-def _work(job: Job) -> Mapping[str, float]:
-    return {job.request.model.checkpoint or "": job.units}
 
 
 def settled_seeds(request: Request, key: str | None) -> Request:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from sfumato.diffusion.samplers import resolve
 from sfumato.pipeline.outpaint import count_passes
 from sfumato.types import Picture, Request, StepInfo
 
@@ -30,15 +31,16 @@ class Taken:
 
 
 def passes_of(request: Request) -> tuple[float, ...]:
-    """Work of each pass of one picture, in units."""
+    """Work of each pass of one picture, in units. Raises RequestError: an unknown sampler or schedule."""
     canvas, sampling, hires = request.canvas, request.sampling, request.hires
     width, height = canvas.width or USUAL, canvas.height or USUAL
     guided = 1.0 if sampling.guidance != 1 else 0.5
     unit = guided / 1000
+    calls = resolve(sampling.sampler, sampling.schedule)[0].calls_per_step
     strength = 1.0
     if request.source.image is not None and not request.source.exact_steps:
         strength = request.source.denoising_strength
-    first = width * height * max(1, sampling.steps * strength) * unit
+    first = width * height * max(1, sampling.steps * strength) * calls * unit
     if request.outpaint.wanted and request.source.image is not None:
         picture = request.source.image
         return (first,) * count_passes(picture_size(picture), request.outpaint, (width, height))
@@ -49,7 +51,8 @@ def passes_of(request: Request) -> tuple[float, ...]:
         pixels = (hires.width or width * hires.height / height) * (
             hires.height or height * hires.width / width
         )
-    return first, pixels * max(1, (hires.steps or sampling.steps) * hires.denoising_strength) * unit
+    calls = resolve(hires.sampler or sampling.sampler, hires.schedule or sampling.schedule)[0].calls_per_step
+    return first, pixels * max(1, (hires.steps or sampling.steps) * hires.denoising_strength) * calls * unit
 
 
 def units_of(request: Request) -> float:
