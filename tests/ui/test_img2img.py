@@ -56,6 +56,7 @@ def built(engine: Engine, make: Callable[[Site], Any]) -> tuple[Site, Any]:
         site = Site(engine=engine)
         with gr.Blocks():
             site.checkpoint_choice = gr.Dropdown()
+            site.checkpoint_picked, site.checkpoint_pick = gr.Textbox(), gr.Button()
             return site, make(site)
 
     return asyncio.run(build())

@@ -19,6 +19,7 @@ import torch
 from sfumato.app.alone import Alone
 from sfumato.app.atlas import Atlas
 from sfumato.app.board import Board
+from sfumato.app.cards import Cards
 from sfumato.app.checker import Checker
 from sfumato.app.crew import Crew
 from sfumato.app.database import NewJob, Wish
@@ -97,7 +98,7 @@ class Engine:
         self.inputs, self.store, self.shelf = self._runner.inputs, self._runner.store, self._runner.shelf
         self.space = self._runner.space
         self.presets, self.pulls = Presets(database), Pulls(settings.models)
-        self.atlas = Atlas(database, self.shelf)
+        self.atlas, self.cards = Atlas(database, self.shelf), Cards(self.shelf)
         self.standings = Standings(table=self._table, board=self.board)
         self._checker = Checker(self.gallery)
         pace = Pace(self._table.past())

@@ -18,7 +18,7 @@ from sfumato.weights.info import describe
 log = logging.getLogger(__name__)
 
 FOLDER = "embeddings"  # of the models folder, in which pictures are looked into
-_PICTURES = (".png", ".webp")
+PICTURES = (".png", ".webp")
 
 
 class EmbeddingShelf:
@@ -38,9 +38,9 @@ class EmbeddingShelf:
         folded, ids = text.casefold(), tokenizer.encode(text)
         found: dict[str, Embedding] = {}
         for path in self._files():
-            if path.suffix.lower() not in _PICTURES and path.stem.casefold() not in folded:
+            if path.suffix.lower() not in PICTURES and path.stem.casefold() not in folded:
                 continue  # a picture's embedding may have another name than its file
-            embedding = self._read(path)
+            embedding = self.read(path)
             if embedding is None or not _stands_in(tokenizer.encode(embedding.name), ids):
                 continue
             if fits(embedding, width):
@@ -55,7 +55,7 @@ class EmbeddingShelf:
         for path in self._files():
             if FOLDER not in path.parts and describe(path, read_pickles=False).kind != "embedding":
                 continue
-            embedding = self._read(path)
+            embedding = self.read(path)
             if embedding is not None:
                 yield embedding
 
@@ -63,11 +63,16 @@ class EmbeddingShelf:
         for path in store.paths(self.folder):
             if path.is_file():
                 yield path
+        yield from self.pictures()
+
+    def pictures(self) -> Iterator[Path]:
+        """Pictures that may carry one."""
         for path in sorted((self.folder / FOLDER).rglob("*")):
-            if path.suffix.lower() in _PICTURES and not path.name.startswith("."):
+            if path.suffix.lower() in PICTURES and not path.name.startswith("."):
                 yield path
 
-    def _read(self, path: Path) -> Embedding | None:
+    def read(self, path: Path) -> Embedding | None:
+        """The embedding of a file, read again where it has changed; None = it is none."""
         status = path.stat()
         key = (path, status.st_mtime_ns, status.st_size)
         with self._lock:
@@ -84,7 +89,7 @@ def fits(embedding: Embedding, width: int) -> bool:
 
 def _read(path: Path) -> Embedding | None:
     try:
-        if path.suffix.lower() in _PICTURES:
+        if path.suffix.lower() in PICTURES:
             return read_embedding_picture(path)
         return read_embedding(path)
     except SfumatoError:  # another kind of file, of which a models folder has many

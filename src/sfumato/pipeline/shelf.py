@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from functools import lru_cache
 from pathlib import Path
 
 from sfumato.pipeline import memory
@@ -12,6 +13,10 @@ from sfumato.pipeline.models import Models, choose_device, choose_dtype, find_ch
 from sfumato.pipeline.upscalers import UpscalerShelf
 from sfumato.types import ModelChoice
 from sfumato.weights import store
+from sfumato.weights.detect import detect
+from sfumato.weights.folders import read_folder
+from sfumato.weights.header import read_header
+from sfumato.weights.pickles import is_pickle
 
 Key = tuple[Path, Path | None, str | None]
 
@@ -79,6 +84,14 @@ class ModelShelf:
             return find_checkpoint(self._default, self.folder)
         return find_checkpoint(checkpoint, self.folder, paths=self._paths)
 
+    def text_width(self, checkpoint: str | None) -> int | None:
+        """The width of a checkpoint's text encoder; None where its header does not tell.
+
+        Raises ModelNotFoundError: there is no such checkpoint. WeightsError: it is broken.
+        """
+        path = self.find(checkpoint)
+        return _text_width(path, path.stat().st_mtime_ns)
+
     def hashes(self) -> dict[Path, str]:
         """SHA-256 of the checkpoints that are loaded, by file."""
         with self._loading:
@@ -98,3 +111,13 @@ class ModelShelf:
     def _over(self, needed: int) -> bool:
         kept = sum(memory.weight_bytes(*models.networks) for models in self._kept.values())
         return self._limit is not None and kept + needed > self._limit
+
+
+@lru_cache(64)
+def _text_width(path: Path, changed: int) -> int | None:
+    """Of a checkpoint that was changed then."""
+    if path.is_dir():
+        spec = read_folder(path).found.spec
+    else:
+        spec = None if is_pickle(path) else detect(read_header(path), path).spec
+    return None if spec is None else spec.text.width

@@ -11,14 +11,11 @@ from sfumato.errors import ModelNotFoundError
 from sfumato.pipeline.models import embedded_model
 from sfumato.pipeline.shelf import ModelShelf
 from sfumato.weights import store
-from sfumato.weights.detect import Kind, detect
+from sfumato.weights.adapters import hypernetworks
+from sfumato.weights.detect import Kind
 from sfumato.weights.files import file_sha256
-from sfumato.weights.folders import read_folder
-from sfumato.weights.header import read_header
 from sfumato.weights.info import ModelInfo, describe
-from sfumato.weights.pickles import is_pickle
 
-HYPERNETWORKS = "hypernetworks"  # the folder in which pickles are taken for them
 HASHED = 2**28  # bytes up to which a file is hashed to be listed; a larger one when it has been loaded
 
 
@@ -43,20 +40,9 @@ class Catalogue:
         return [
             each
             for each in found
-            if each.kind == "hypernetwork" or (each.kind == "pickle" and HYPERNETWORKS in each.path.parts)
+            if each.kind == "hypernetwork"
+            or (each.kind == "pickle" and hypernetworks.FOLDER in each.path.parts)
         ]
-
-    def text_width(self, name: str | None) -> int | None:
-        """The width of a checkpoint's text encoder; None where its header does not tell.
-
-        Raises ModelNotFoundError: there is no such checkpoint.
-        """
-        path = self._shelf.find(name)
-        if path.is_dir():
-            spec = read_folder(path).found.spec
-        else:
-            spec = None if is_pickle(path) else detect(read_header(path), path).spec
-        return None if spec is None else spec.text.width
 
     def checkpoints(self) -> Iterator[dict[str, Any]]:
         """Every checkpoint as its clients know it."""

@@ -13,6 +13,7 @@ from fastapi import APIRouter, HTTPException, Response
 from pydantic import BaseModel, ConfigDict
 
 from sfumato import __version__
+from sfumato.app.cards import MAX_PREVIEW, PREVIEWS
 from sfumato.app.jobs import Job
 from sfumato.errors import JobNotFoundError
 from sfumato.server import pictures
@@ -24,8 +25,6 @@ from sfumato.weights import store
 from sfumato.weights.info import describe
 
 router = APIRouter(tags=["internal"])
-PREVIEWS = (".png", ".preview.png", ".jpg", ".jpeg", ".webp", ".gif")
-MAX_PREVIEW = 16 * 2**20  # bytes
 
 
 class TaskBody(BaseModel):

@@ -122,7 +122,7 @@ def prompt_styles(desk: Here) -> Rows:
 @router.get("/embeddings")
 def embeddings(desk: Here, owner: Owner) -> dict[str, dict[str, Any]]:
     """Every embedding: those that the caller's checkpoint can read, and the others."""
-    width = desk.catalogue.text_width(desk.options.values(owner)["sd_model_checkpoint"])
+    width = desk.engine.shelf.text_width(desk.options.values(owner)["sd_model_checkpoint"])
     told: dict[str, dict[str, Any]] = {"loaded": {}, "skipped": {}}
     for each in desk.engine.shelf.adapters.embeddings.all():
         count, own = each.vectors.shape

@@ -3,7 +3,9 @@
     /                      the page, with the hashes of its scripts in its policy
     /ui/now                what happens to the visitor's job
     /ui/words              names of the signs on small buttons
-    /ui/static/<file>      our script and style sheet
+    /ui/cards              what can be called by name in a prompt, a page of it
+    /ui/cards/picture      the picture of one
+    /ui/static/<file>      our scripts and style sheet
     /gradio_api/…          events and uploads, as far as the page needs them
 
 What a client sends may name files of the upload folder and no others, and no addresses.
@@ -26,6 +28,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from sfumato.app.engine import Engine
+from sfumato.ui import cards
 from sfumato.ui.live import now
 from sfumato.ui.site import Visit, visit_in
 from sfumato.ui.strings import table
@@ -35,7 +38,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-FILES: Mapping[str, str] = MappingProxyType({"page.js": "text/javascript", "page.css": "text/css"})
+FILES: Mapping[str, str] = MappingProxyType(
+    {"page.js": "text/javascript", "cards.js": "text/javascript", "page.css": "text/css"}
+)
 OPEN: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("GET", re.compile(r"/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)/?")),
     ("GET", re.compile(r"/(assets|static)(/[\w-][\w.-]*)+")),
@@ -111,6 +116,14 @@ class Doors:
                 now, self._engine, visit, query.get("tab", "")[:20], int(seen) if seen.isdecimal() else 0
             )
             await _answer(send, json.dumps(told).encode("ascii"), "application/json")
+        elif path == "/ui/cards":
+            told = await asyncio.to_thread(cards.page, self._engine, visit, query)
+            await _answer(send, json.dumps(told).encode("ascii"), "application/json")
+        elif path == "/ui/cards/picture":
+            picture = await asyncio.to_thread(cards.picture, self._engine, query)
+            if picture is None:
+                raise Shut
+            await _answer(send, picture, "image/webp", cache="private, max-age=31536000, immutable")
         elif path == "/ui/words":
             words = {key.removeprefix("tool."): text for key, text in table(visit.language).items()
                      if key.startswith("tool.")}  # fmt: skip
@@ -135,7 +148,8 @@ class Doors:
         )
         links = (
             f'<link rel="stylesheet" href="{self._address("page.css")}">'
-            f'<script defer src="{self._address("page.js")}"></script></head>'
+            f'<script defer src="{self._address("page.js")}"></script>'
+            f'<script defer src="{self._address("cards.js")}"></script></head>'
         )
         return page.replace(b"</head>", links.encode(), 1)
 

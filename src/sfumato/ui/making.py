@@ -18,6 +18,7 @@ from sfumato.errors import ConflictError, RequestError
 from sfumato.pipeline.scripts.fields import with_values
 from sfumato.text.styles import apply_styles
 from sfumato.types import Prompt, Request
+from sfumato.ui import cards
 from sfumato.ui.form import Form, tool
 from sfumato.ui.live import current
 from sfumato.ui.results import Results
@@ -68,6 +69,7 @@ class Making:
                     choices=list(site.styles), multiselect=True, label=t("prompt.styles"),
                     elem_id=f"{self.tab}_styles", allow_custom_value=True,
                 )  # fmt: skip
+        cards.panel(self.tab)
         self.ticket = gr.Textbox(visible="hidden", show_label=False, elem_id=f"{self.tab}_ticket")
         form.adopt("model.checkpoint", site.checkpoint_choice)
 
@@ -110,8 +112,9 @@ class Making:
             size = list(new) if f"{wide}x{high}" == old else [gr.skip(), gr.skip()]
             return [*size, "x".join(map(str, new))]
 
-        choice = self.site.checkpoint_choice
-        self.site.on(choice.input, follow, [choice, width, height, native], [width, height, native])
+        site, parts = self.site, [width, height, native]
+        site.on(site.checkpoint_choice.input, follow, [site.checkpoint_choice, *parts], parts)
+        site.on(site.checkpoint_pick.click, follow, [site.checkpoint_picked, *parts], parts)
 
     def seed(self) -> None:
         """Make the seed and the variation here."""
@@ -160,10 +163,10 @@ class Making:
         self.site.here(self.clear.click, "() => ['', '']", [], prompts)
         on(self.apply.click, self._apply, [self.styles, *prompts], [self.styles, *prompts])
         on(self.paste.click, self._paste, [prompts[0], results.infotext], form.inputs)
-        counted = [*prompts, form["prompt.emphasis"], form["sampling.steps"], self.styles]
-        for prompt in prompts:
-            on(prompt.change, self._count, counted, [self.counter], trigger_mode="always_last")
-        on(self.styles.change, self._count, counted, [self.counter], trigger_mode="always_last")
+        checkpoint = form["model.checkpoint"]
+        counted = [*prompts, form["prompt.emphasis"], form["sampling.steps"], self.styles, checkpoint]
+        for each in (*prompts, self.styles, checkpoint):
+            on(each.change, self._count, counted, [self.counter], trigger_mode="always_last")
         self.site.loads.append(Load(lambda visit: new_ticket(), [self.ticket]))
         self.site.loads.append(Load(self._count_first, [self.counter]))
 
@@ -205,14 +208,15 @@ class Making:
         return self.form.paste(text)
 
     def _count(self, visit: Visit, text: str, negative: str, *rest: Any) -> str:
-        emphasis, steps, names = rest
+        emphasis, steps, names, checkpoint = rest
         text, negative = apply_styles(text, negative, names or [], self.site.styles)
         prompt = Prompt(text=text, negative=negative, emphasis=emphasis)
-        counts = self.site.counter.count(prompt, steps=int(steps))
+        width = self.site.text_width(checkpoint)
+        counts = self.site.counter.count(prompt, steps=int(steps), width=width)
         return visit.say("tokens", counts=" · ".join(f"{each.used}/{each.limit}" for each in counts))
 
     def _count_first(self, visit: Visit) -> str:
-        return self._count(visit, "", "", "Original", 1, [])
+        return self._count(visit, "", "", "Original", 1, [], None)
 
 
 def new_ticket() -> str:

@@ -75,6 +75,9 @@ def _quick(site: Site) -> Any:
     with gr.Row(elem_classes=["sf-quick"]):
         choice = component(control, start[control.field], site.choices, "quick")
         again = tool("↻", "refresh", "quick")
+    site.checkpoint_picked = gr.Textbox(visible="hidden", show_label=False, elem_id="quick_picked")
+    site.checkpoint_pick = gr.Button("…", visible="hidden", elem_id="quick_pick")
+    site.on(site.checkpoint_pick.click, lambda visit, name: name, [site.checkpoint_picked], [choice])
 
     def refresh(visit: Visit, chosen: str) -> Any:
         return gr.Dropdown(choices=site.choices("checkpoints"), value=chosen)

@@ -91,10 +91,15 @@ class Site:
 
     engine: Engine
     checkpoint_choice: Any = None  # the component above the tabs
-    counter: PromptCounter = field(default_factory=PromptCounter)
+    checkpoint_picked: Any = None  # a hidden field beside it, for a card's name
+    checkpoint_pick: Any = None  # a hidden button: take that name
+    counter: PromptCounter = field(init=False)
     inlets: dict[str, Inlet] = field(default_factory=dict)
     outlets: list[Outlet] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.counter = PromptCounter(self.engine.shelf.adapters.embeddings)
 
     def on(
         self,
@@ -196,6 +201,13 @@ class Site:
         except ModelNotFoundError:
             side = None
         return side or NATIVE, side or NATIVE
+
+    def text_width(self, checkpoint: str | None) -> int | None:
+        """Width of a checkpoint's text encoder; None where that is not known."""
+        try:
+            return self.engine.shelf.text_width(checkpoint or None)
+        except SfumatoError:
+            return None
 
     @property
     def checkpoint(self) -> str:

@@ -36,7 +36,9 @@ def scan(folder: Path) -> list[ModelInfo]:
     Pickles are listed unread. A folder that does not exist holds nothing.
     """
     faults: list[OSError] = []
-    found = [describe(path, name=name, read_pickles=False) for name, path in _entries(folder, faults.append)]
+    found = [
+        describe(path, name=name, read_pickles=False) for name, path in named_paths(folder, faults.append)
+    ]
     return found + [
         ModelInfo(
             path=Path(fault.filename), name=Path(fault.filename).name, size=0, fault=f"{fault.strerror}"
@@ -46,8 +48,8 @@ def scan(folder: Path) -> list[ModelInfo]:
     ]
 
 
-def _entries(folder: Path, onerror: Callable[[OSError], object] | None = None) -> list[tuple[str, Path]]:
-    """List names and paths without opening a file of weights. Hidden files and folders are left out."""
+def named_paths(folder: Path, onerror: Callable[[OSError], object] | None = None) -> list[tuple[str, Path]]:
+    """List names and paths of all models without opening a file of weights. What is hidden is left out."""
     found = list(walk(folder, onerror, whole=False))
     for each in model_folders.listed(folder):
         found += each.entries()
@@ -56,18 +58,18 @@ def _entries(folder: Path, onerror: Callable[[OSError], object] | None = None) -
 
 def paths(folder: Path) -> list[Path]:
     """Where all models are, opening none of them."""
-    return [path for _, path in _entries(folder)]
+    return [path for _, path in named_paths(folder)]
 
 
 def count(folder: Path) -> int:
     """How many models there are, opening none of them."""
-    return len(_entries(folder))
+    return len(named_paths(folder))
 
 
 def name_of(folder: Path, path: Path) -> str:
     """The name of a model by which `find` finds it; its file's, if it is none of the folder's."""
     own = path.name if path.is_dir() else path.stem
-    return next((name for name, each in _entries(folder) if each == path), own)
+    return next((name for name, each in named_paths(folder) if each == path), own)
 
 
 def find(folder: Path, name: str, *, paths: bool = True, kinds: Collection[str] = ()) -> Path:
@@ -89,7 +91,7 @@ def find(folder: Path, name: str, *, paths: bool = True, kinds: Collection[str] 
     given = Path(name)
     if paths and (len(given.parts) > 1 or given.suffix.lower() in ENDINGS) and _exists(given):
         return given
-    entries = _entries(folder)
+    entries = named_paths(folder)
     title = _TITLE.fullmatch(name)
     wanted = title[1] if title else name
     for spelling in (_as_is, _folded):

@@ -21,6 +21,7 @@ from sfumato.errors import UnknownModelError, WeightsError
 from sfumato.weights.files import file_sha256
 from sfumato.weights.pickles import read_tensors
 
+FOLDER = "hypernetworks"  # of the models folder, in which pickles are taken for them
 _KEY = re.compile(
     r"(?P<width>\d+)\.(?P<side>[01])\.linear(?P<old>[12])?\.?(?P<place>\d+)?\.(?P<leaf>weight|bias)"
 )
