@@ -18,8 +18,8 @@ from sfumato.pipeline.masks import prepare_mask
 from sfumato.pipeline.scripts.fields import with_values
 from sfumato.pipeline.source import read_picture
 from sfumato.types import Mask, Request
-from sfumato.ui.form import Form
-from sfumato.ui.making import Making
+from sfumato.ui.live import together
+from sfumato.ui.making import submit_all
 from sfumato.ui.site import Sent, Site, Visit
 from sfumato.ui.tabs import compare, img2img
 from sfumato.ui.tabs.img2img import Places
@@ -185,10 +185,13 @@ def test_before_and_after_lie_over_each_other() -> None:
 
 
 def test_one_form_of_several_pictures_is_sent_once(engine: Engine) -> None:
-    _, making = built(engine, lambda site: Making(site, Form(site, "img2img")))
     request = with_values(Request(), {"sampling.steps": 1, "canvas.width": 64, "canvas.height": 64})
-    before = len(engine.jobs(owner="batch"))
+    others = with_values(request, {"sampling.steps": 2})
+    visit = Visit(owner="batch")
     for _ in range(2):
-        for place in range(3):
-            making._submit(Visit(owner="batch"), request, f"ticket-{place}")
-    assert len(engine.jobs(owner="batch")) - before == 3
+        submit_all(engine, visit, [(request, None)] * 3, "ticket")
+    assert len(engine.jobs(owner="batch")) == 3
+    submit_all(engine, visit, [(others, None)] * 3, "ticket")  # the answer was lost, and the form changed
+    jobs = engine.jobs(owner="batch")
+    assert len(jobs) == 6
+    assert together(engine, jobs[0]) == list(reversed(jobs[:3]))

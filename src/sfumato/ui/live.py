@@ -20,6 +20,7 @@ from sfumato.app.settings import shown
 from sfumato.ui.site import Visit
 
 RECENT = 50  # jobs among which a tab looks for its last one
+MAX_TOGETHER = 64  # jobs that one form makes
 
 
 def tab_of(job: Job) -> str:
@@ -37,6 +38,21 @@ def current(engine: Engine, owner: str, tab: str) -> Job | None:
         return max(pending, key=lambda job: (job.state == "running", job.priority, -job.number))
     ended = engine.jobs(owner=owner, states=ENDED, limit=RECENT)
     return next((each for each in ended if tab_of(each) == tab), None)
+
+
+def together(engine: Engine, job: Job) -> list[Job]:
+    """The jobs of the form that a job came from, in the order of its pictures."""
+    form = _form(job)
+    if not form:
+        return [job]
+    near = engine.jobs(owner=job.owner, before=job.number + MAX_TOGETHER, limit=2 * MAX_TOGETHER)
+    return sorted((each for each in near if _form(each) == form), key=lambda each: each.number)
+
+
+def _form(job: Job) -> str:
+    """What the keys of a form's jobs have in common: page-<ticket>, page-<ticket>-1, …"""
+    page, _, rest = (job.key or "").partition("-")
+    return rest.partition("-")[0] if page == "page" else ""
 
 
 def signature(job: Job | None) -> str:
@@ -72,8 +88,12 @@ def now(engine: Engine, visit: Visit, tab: str, preview: int = 0) -> dict[str, A
     if job.state == "queued":
         return told | {"line": visit.say("queued", ahead=job.position or 0, left=span(job.estimate))}
     progress = engine.progress(job.id)
-    if progress is None or not progress.steps:
+    if progress is None or not (progress.steps or progress.share):
         return told | {"line": visit.say("starting")}
+    if not progress.steps:  # tiles of a picture that is enlarged
+        told |= {"share": progress.share, "version": progress.version}
+        percent, left = round(100 * progress.share), span(progress.seconds_left)
+        return told | {"line": visit.say("extras.running", percent=percent, left=left)}
     if progress.preview is not None and progress.version != preview:
         packed = base64.b64encode(progress.preview).decode("ascii")
         told["preview"] = f"data:image/jpeg;base64,{packed}"

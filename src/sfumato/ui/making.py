@@ -7,12 +7,13 @@ form sent twice, because an answer was lost or a button pressed twice, is one jo
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
+from sfumato.app.engine import Engine
 from sfumato.app.jobs import Script
 from sfumato.errors import ConflictError, RequestError
 from sfumato.pipeline.scripts.fields import with_values
@@ -20,7 +21,7 @@ from sfumato.text.styles import apply_styles
 from sfumato.types import Prompt, Request
 from sfumato.ui import cards
 from sfumato.ui.form import Form, tool
-from sfumato.ui.live import current
+from sfumato.ui.live import current, together
 from sfumato.ui.results import Results
 from sfumato.ui.scripts import Scripts
 from sfumato.ui.site import Load, Site, Visit
@@ -30,7 +31,7 @@ Finish = Callable[  # with the values of `bind`'s further inputs; more requests 
     [Visit, Request, Sequence[Any]], Request | Sequence[Request]
 ]
 
-_TICKET = "(ticket, ...rest) => [ticket || String(Math.random()).slice(2), ...rest]"  # before it has come
+TICKET = "(ticket, ...rest) => [ticket || String(Math.random()).slice(2), ...rest]"  # before it has come
 _SWAP = "(w, h) => [h, w]"
 _LOCK = "(locked, w, h) => locked ? w / h : 0"
 _KEEP_HEIGHT = "(w, h, ratio) => ratio > 0 ? Math.max(64, Math.round(w / ratio / 8) * 8) : h"
@@ -151,13 +152,13 @@ class Making:
             rest = own + len(self.scripts.inputs)
             script = self.scripts.read(values[own:rest])
             made = finish(visit, self._styled(form.read(values[:own]), names), values[rest:])
-            for place, request in enumerate([made] if isinstance(made, Request) else made):
-                self._submit(visit, request, f"{ticket}-{place}" if place else ticket, script)
+            requests = [made] if isinstance(made, Request) else made
+            submit_all(self.site.engine, visit, [(request, script) for request in requests], ticket)
             return new_ticket()
 
         inputs = [self.ticket, self.styles, *form.inputs, *self.scripts.inputs, *extra]
-        on(self.generate.click, send, inputs, [self.ticket], trigger_mode="once", js=_TICKET)
-        on(self.interrupt.click, self._interrupt)
+        on(self.generate.click, send, inputs, [self.ticket], trigger_mode="once", js=TICKET)
+        on(self.interrupt.click, lambda visit: stop(self.site.engine, visit, self.tab))
         on(self.skip.click, self._skip)
         on(self.recycle.click, lambda visit, made: made or "-1", [results.seed], [form["canvas.seed"]])
         self.site.here(self.clear.click, "() => ['', '']", [], prompts)
@@ -179,19 +180,6 @@ class Making:
         prompt = request.prompt
         text, negative = apply_styles(prompt.text, prompt.negative, names, self.site.styles)
         return with_values(request, {"prompt.text": text, "prompt.negative": negative})
-
-    def _submit(self, visit: Visit, request: Request, ticket: str, script: Script | None = None) -> None:
-        kind = script.name if script else self.tab
-        submit = partial(self.site.engine.submit, request, owner=visit.owner, kind=kind, script=script)
-        try:
-            submit(key=f"page-{ticket or new_ticket()}")
-        except ConflictError:  # the answer to the form before was lost, and this one is another
-            submit(key=f"page-{new_ticket()}")
-
-    def _interrupt(self, visit: Visit) -> None:
-        job = current(self.site.engine, visit.owner, self.tab)
-        if job is not None:
-            self.site.engine.interrupt(job.id, visit.owner)
 
     def _skip(self, visit: Visit) -> None:
         job = current(self.site.engine, visit.owner, self.tab)
@@ -222,3 +210,32 @@ class Making:
 def new_ticket() -> str:
     """The key of a job that is yet to be sent."""
     return secrets.token_hex(8)
+
+
+def submit_all(
+    engine: Engine, visit: Visit, orders: Iterable[tuple[Request, Script | None]], ticket: str
+) -> None:
+    """Send the jobs of a form, their keys made of its ticket: page-<ticket>, page-<ticket>-1, …
+
+    Raises what `Engine.submit` does; the form sent again goes on where it has ended.
+    """
+    ticket = ticket or new_ticket()
+    for place, (request, script) in enumerate(orders):
+        kind = script.name if script else "txt2img" if request.source.image is None else "img2img"
+        submit = partial(engine.submit, request, owner=visit.owner, kind=kind, script=script)
+        own = f"-{place}" if place else ""
+        try:
+            submit(key=f"page-{ticket}{own}")
+        except ConflictError:  # the answer to the form before was lost, and this one is another
+            ticket = new_ticket()
+            submit(key=f"page-{ticket}{own}")
+
+
+def stop(engine: Engine, visit: Visit, tab: str) -> None:
+    """End a tab's running job with what there is of it, and what its form has sent beside it."""
+    job = current(engine, visit.owner, tab)
+    for each in reversed(together(engine, job)) if job is not None else ():
+        if each.state == "queued":
+            engine.cancel(each.id, visit.owner)
+        elif not each.ended:
+            engine.interrupt(each.id, visit.owner)

@@ -11,7 +11,8 @@ import gradio as gr
 
 from sfumato.app.jobs import Job, Made
 from sfumato.errors import RequestError
-from sfumato.ui.live import current, signature
+from sfumato.types import ResizeMode
+from sfumato.ui.live import current, signature, together
 from sfumato.ui.site import Load, Outlet, Sent, Site, Visit
 from sfumato.ui.strings import t
 
@@ -25,13 +26,14 @@ SENDS = ("txt2img", "img2img", "inpaint", "extras")  # inlets, in the order of t
 class Results:
     """The components, and how they come by the present job of a tab."""
 
-    def __init__(self, site: Site, tab: str, sends: Sequence[str] = SENDS) -> None:
+    def __init__(self, site: Site, tab: str, sends: Sequence[str] = SENDS, *, seeds: bool = True) -> None:
         """Make them here.
 
         Args:
             site: of the page.
             tab: whose jobs are shown.
             sends: names of the inlets to which there is a button.
+            seeds: whether its pictures are made from any.
         """
         self.site, self.tab = site, tab
         gr.HTML(STRIP.format(tab=escape(tab)), elem_id=f"{tab}_strip")
@@ -48,8 +50,9 @@ class Results:
             interactive=False, buttons=["copy"],
         )  # fmt: skip
         self.seed = gr.Textbox(
-            label=t("results.seed"), interactive=False, max_lines=1, elem_id=f"{tab}_made_seed"
-        )
+            label=t("results.seed"), interactive=False, max_lines=1, elem_id=f"{tab}_made_seed",
+            visible=seeds,
+        )  # fmt: skip
         self.job = gr.Textbox(visible="hidden", elem_id=f"{tab}_job", show_label=False)
         self.chosen = gr.Textbox(value="0", visible="hidden", show_label=False)
         self.signature = gr.Textbox(visible="hidden", elem_id=f"{tab}_signature", show_label=False)
@@ -78,19 +81,26 @@ class Results:
 
     def send(self, visit: Visit, job_id: str, chosen: str) -> Sent:
         """The picture that is chosen. Raises RequestError: there is none yet."""
-        made = self._made(visit, job_id, int(chosen))
-        path = self.site.engine.file(made)
-        source = self.site.engine.job(job_id, visit.reader).request.source.image
-        return Sent(image=path, infotext=made.infotext, before=source if isinstance(source, Path) else None)
+        job, made = self.chosen_of(visit, job_id, chosen)
+        source = job.request.source.image
+        return Sent(
+            image=self.site.engine.file(made),
+            infotext=made.infotext,
+            before=source if isinstance(source, Path) else None,
+            fit=_fit(job),
+        )
 
-    def _made(self, visit: Visit, job_id: str, place: int) -> Made:
-        if not job_id:
+    def chosen_of(self, visit: Visit, job_id: str, chosen: str) -> tuple[Job, Made]:
+        """The picture that is chosen, and the job that made it. Raises RequestError: there is none yet."""
+        found = self._pictures(self.site.engine.job(job_id, visit.reader)) if job_id else []
+        place = int(chosen)
+        if not 0 <= place < len(found):
             raise RequestError(visit.say("no_picture"))
-        job = self.site.engine.job(job_id, visit.reader)
-        made = in_order(job)
-        if not 0 <= place < len(made):
-            raise RequestError(visit.say("no_picture"))
-        return made[place]
+        return found[place]
+
+    def _pictures(self, job: Job) -> list[tuple[Job, Made]]:
+        """The pictures of a form, of all the jobs that it made."""
+        return [(each, made) for each in together(self.site.engine, job) for made in in_order(each)]
 
     def _first(self, visit: Visit) -> list[Any]:
         return self._show(visit, "")
@@ -101,10 +111,10 @@ class Results:
             return [gr.skip()] * 6
         if job is None:
             return [[], "", "", "", "0", ""]
-        made = in_order(job)
-        first = made[0] if made else None
+        found = self._pictures(job)
+        first = found[0][1] if found else None
         return [
-            gallery(job.id, made),
+            [row for each, made in found for row in gallery(each.id, [made])],
             first.infotext if first else "",
             str(first.seed) if first else "",
             job.id,
@@ -113,13 +123,21 @@ class Results:
         ]
 
     def _select(self, visit: Visit, event: gr.SelectData, job_id: str) -> list[str]:
-        made = self._made(visit, job_id, int(event.index))
+        _, made = self.chosen_of(visit, job_id, str(int(event.index)))
         return [made.infotext, str(made.seed), str(int(event.index))]
 
 
 def in_order(job: Job) -> list[Made]:
     """A job's pictures as the page shows them: the grid of all first, where there is one."""
     return sorted(job.made, key=lambda made: (made.index >= 0, made.index))
+
+
+def _fit(job: Job) -> ResizeMode:
+    """How a job brought its source to its picture's shape."""
+    if job.script is not None and job.script.name == "extras":
+        cut = job.script.arguments.get("width") and job.script.arguments.get("crop")
+        return "Crop and resize" if cut else "Just resize"
+    return job.request.source.resize_mode
 
 
 def address(job_id: str, index: int) -> str:

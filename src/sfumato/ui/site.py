@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.processing_utils import save_file_to_cache
 
 from sfumato.app.counter import PromptCounter
 from sfumato.app.engine import Engine
@@ -18,6 +19,7 @@ from sfumato.app.settings import shown
 from sfumato.errors import ModelNotFoundError, SfumatoError
 from sfumato.pipeline.upscalers import upscalers
 from sfumato.text.styles import Style, find_styles
+from sfumato.types import ResizeMode
 from sfumato.ui import controls
 from sfumato.ui.strings import language_of, word
 from sfumato.weights import store
@@ -52,6 +54,7 @@ class Sent:
     image: Path | None = None
     infotext: str = ""
     before: Path | None = None  # the picture that it was made from
+    fit: ResizeMode = "Just resize"  # how that one came to this one's shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +236,11 @@ def visit_in(state: Any, accept_language: str) -> Visit:
         role=str(state.get("role", "admin")),
         language=language_of(accept_language),
     )
+
+
+def as_upload(picture: Path, component: Any) -> str:
+    """A file as it is, its texts included, among the uploads, from where a component may show it."""
+    return str(save_file_to_cache(picture, component.GRADIO_CACHE))
 
 
 def _passing(outlet: Outlet, inlet: Inlet) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from sfumato.errors import RequestError
 from sfumato.pipeline.source import read_picture, resize
+from sfumato.types import ResizeMode
 from sfumato.ui.site import Inlet, Sent, Site, Visit
 from sfumato.ui.strings import t
 
@@ -28,12 +29,22 @@ def build(site: Site) -> None:
             raise RequestError(visit.say("no_picture"))
         if sent.before is None:
             raise RequestError(visit.say("no_before"))
-        return [pair(read_picture(sent.before), read_picture(sent.image))]
+        return [pair(read_picture(sent.before), read_picture(sent.image), sent.fit)]
 
     site.inlets[TAB] = Inlet(tab=TAB, outputs=[slider], fill=fill)
 
 
-def pair(before: Image.Image, after: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """Both at the larger one's size, so that the same place lies under the same place."""
+def pair(
+    before: Image.Image, after: Image.Image, fit: ResizeMode = "Just resize"
+) -> tuple[Image.Image, Image.Image]:
+    """Both at the larger one's size, so that the same place lies under the same place.
+
+    Args:
+        before: what was there first.
+        after: what was made of it.
+        fit: how it came to the other's shape.
+    """
     width, height = max(before.size, after.size, key=lambda size: size[0] * size[1])
-    return resize(before, width, height, "Just resize"), resize(after, width, height, "Just resize")
+    if fit == "Crop and resize":
+        width, height = after.size
+    return resize(before, width, height, fit), resize(after, width, height, "Just resize")
