@@ -357,6 +357,10 @@ def test_commands_and_their_options() -> None:
         "gallery empty-trash": gallery,
         "gallery check": gallery,
         "gallery export": ["text", "form", *gallery],
+        "dataset check": [
+            *("pictures", "resolution", "buckets", "upscale", "least_side", "masks", "regularisation"),
+            *("batch_size", "sheet", "as_json"),
+        ],
         "models list": ["as_json", "models"],
         "models info": ["name", "as_json", "models"],
         "models add": ["path", "name", "link", "models"],

@@ -19,6 +19,7 @@ import typer
 
 from sfumato import (
     __version__,
+    cli_dataset,
     cli_files,
     cli_folders,
     cli_gallery,
@@ -58,6 +59,7 @@ cli_lora.add_commands(app)
 cli_folders.add_commands(models_app)
 cli_users.add_commands(app)
 cli_gallery.add_commands(app)
+cli_dataset.add_commands(app)
 
 STOPPED = 130  # exit code after Ctrl-C
 ModelName = Annotated[str, typer.Argument(help="A name from the models folder, or a path.", metavar="NAME")]

@@ -1,0 +1,105 @@
+"""`sfumato dataset …`: pictures to train on, looked through before anything starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sfumato.cli_groups import JsonFlag
+
+if TYPE_CHECKING:
+    from sfumato.train.dataset import Found
+
+Pictures = Annotated[
+    Path,
+    typer.Argument(
+        help="A folder (also of folders NUMBER_name), a .zip, .jsonl, .parquet or .tar.", metavar="PICTURES"
+    ),
+]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Register this file's commands."""
+    group = typer.Typer(no_args_is_help=True, help="Pictures to train on.")
+    group.command("check")(check)
+    app.add_typer(group, name="dataset")
+
+
+def check(
+    *,
+    pictures: Pictures,
+    resolution: Annotated[int, typer.Option(help="Side of the square whose area all have.", min=64)] = 512,
+    buckets: Annotated[bool, typer.Option(help="Keep shapes; without, squares alone.")] = True,
+    upscale: Annotated[bool, typer.Option(help="Enlarge small pictures, too.")] = True,
+    least_side: Annotated[
+        int | None, typer.Option(help="Leave out what is smaller; unset = half the resolution.", min=1)
+    ] = None,
+    masks: Annotated[str, typer.Option(help="alpha, or the name of a folder in it with masks.")] = "",
+    regularisation: Annotated[Path | None, typer.Option(help="Pictures of the class.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures a step, to count the steps.", min=1)] = 1,
+    sheet: Annotated[Path | None, typer.Option(help="Write a picture of all buckets here, a .png.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Name every file that is not fit to train on, and show how the others are seen.
+
+    The exit code is 1 where pictures are left out, 2 where none is left.
+    """
+    from sfumato.cli_terminal import ProgressBar, printable
+    from sfumato.train.dataset import find_pictures
+    from sfumato.train.picture_config import PicturesConfig
+
+    config = PicturesConfig(
+        source=pictures,
+        resolution=resolution,
+        buckets=buckets,
+        upscale=upscale,
+        least_side=least_side,
+        masks=masks,
+        regularisation=regularisation,
+    )
+    found = find_pictures(config)
+    with ProgressBar(None) as bar:
+        for step in found.look():
+            bar.update(step.done, step.name)
+            for finding in step.findings:
+                told = {"name": finding.name, "kind": finding.kind, "detail": finding.detail}
+                told["consequence"] = finding.consequence
+                with bar.paused():
+                    typer.echo(json.dumps(told) if as_json else printable(str(finding)))
+    _tell_buckets(found, batch_size, as_json=as_json)
+    if sheet is not None:
+        from sfumato.pipeline.images import save_as
+        from sfumato.train.contact_sheet import contact_sheet
+
+        save_as(contact_sheet(found), sheet, "")
+        typer.echo(json.dumps({"sheet": str(sheet)}) if as_json else str(sheet))
+    raise typer.Exit(1 if found.catalogue.left_out else 0)
+
+
+def _tell_buckets(found: Found, batch_size: int, *, as_json: bool) -> None:
+    shapes, order = found.catalogue.shapes(), found.order(batch_size, seed=0)
+    count = sum(pictures for pictures, _ in shapes.values())
+    told = {
+        "pictures": count,
+        "regularisation": len(found.catalogue) - count,
+        "left_out": found.catalogue.left_out,
+        "buckets": [
+            {"width": width, "height": height, "pictures": pictures, "visits": visits}
+            for (width, height), (pictures, visits) in shapes.items()
+        ],
+        "visits": len(order.rows),
+        "steps": order.batches,
+    }
+    if as_json:
+        typer.echo(json.dumps(told))
+        return
+    for (width, height), (pictures, visits) in shapes.items():
+        typer.echo(f"{width}×{height}: {pictures} pictures, {visits} visits a round")
+    beside = f" and {told['regularisation']} of the class" if told["regularisation"] else ""
+    typer.echo(
+        f"{count} pictures{beside}, {told['left_out']} left out; "
+        f"a round is {told['visits']} visits, {told['steps']} steps of up to {batch_size}"
+    )

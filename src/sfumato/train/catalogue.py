@@ -1,0 +1,311 @@
+"""All pictures that a run will see and all that is wrong with others, found before anything starts.
+
+The list lies in a temporary database on disk, so that a million rows take no memory.
+"""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sfumato.errors import OutputError
+from sfumato.train.buckets import Buckets, Fit, Size
+from sfumato.train.captions import clean_caption, decode_caption
+from sfumato.train.entries import LEFT_OUT, Entry, Finding, Source
+from sfumato.train.pictures import content_hash, read_colours, read_mask
+
+MUCH = 0.25  # share of a picture that is worth a word when it is cropped away
+_SCHEMA = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA cache_size = -2048; -- in KiB
+CREATE TABLE pictures (
+    row INTEGER PRIMARY KEY, prior INTEGER, name TEXT, address BLOB, mask BLOB, digest BLOB, mask_digest BLOB,
+    width INTEGER, height INTEGER, bucket_width INTEGER, bucket_height INTEGER, repeats INTEGER, caption TEXT
+);
+CREATE UNIQUE INDEX contents ON pictures (prior, digest);
+CREATE TABLE findings (name TEXT, kind TEXT, detail TEXT);
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture that passed."""
+
+    name: str
+    address: str
+    digest: bytes  # of its pixels
+    width: int
+    height: int
+    caption: str
+    repeats: int = 1
+    prior: bool = False  # a regularisation picture
+    mask: str | None = None
+    mask_digest: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scanned:
+    """One entry has been looked at."""
+
+    done: int
+    name: str
+    findings: tuple[Finding, ...]
+
+
+class Catalogue:
+    """Pictures numbered from 0, and findings, each in the order they were added."""
+
+    def __init__(self, buckets: Buckets) -> None:
+        """Begin an empty one whose pictures go into these buckets."""
+        self.buckets = buckets
+        self.database = sqlite3.connect("", check_same_thread=False)  # a temporary file of its own
+        self.database.executescript(_SCHEMA)
+        self.count = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def add(self, picture: Picture) -> str | None:
+        """Number a picture; the name of one with the same pixels instead, if there is one."""
+        bucket = self.buckets.fit(picture.width, picture.height).bucket
+        values = (
+            *(self.count, picture.prior, _storable(picture.name), os.fsencode(picture.address)),
+            *(None if picture.mask is None else os.fsencode(picture.mask), picture.digest),
+            *(picture.mask_digest, picture.width, picture.height, *bucket, picture.repeats, picture.caption),
+        )
+        try:
+            self.database.execute(f"INSERT INTO pictures VALUES ({','.join('?' * len(values))})", values)
+        except sqlite3.IntegrityError:
+            key = (picture.prior, picture.digest)
+            found = self.database.execute("SELECT name FROM pictures WHERE prior = ? AND digest = ?", key)
+            return str(found.fetchone()[0])
+        self.count += 1
+        return None
+
+    def note(self, finding: Finding) -> None:
+        """Keep a finding."""
+        row = _storable(finding.name), finding.kind, _storable(finding.detail)
+        self.database.execute("INSERT INTO findings VALUES (?, ?, ?)", row)
+
+    def findings(self) -> Iterator[Finding]:
+        """List what was found, in the order of the files."""
+        for name, kind, detail in self.database.execute("SELECT * FROM findings ORDER BY rowid"):
+            yield Finding(name=name, kind=kind, detail=detail)
+
+    def kinds(self) -> dict[str, int]:
+        """Count the findings of each kind, commonest first."""
+        found = dict(self.database.execute("SELECT kind, count(*) FROM findings GROUP BY kind"))
+        return {kind: int(number) for kind, number in sorted(found.items(), key=lambda row: -row[1])}
+
+    @property
+    def left_out(self) -> int:
+        """Count the pictures that are not used."""
+        return sum(number for kind, number in self.kinds().items() if kind in LEFT_OUT)
+
+    def picture(self, row: int) -> Picture:
+        """Give a picture by its number."""
+        found = self.database.execute("SELECT * FROM pictures WHERE row = ?", (row,)).fetchone()
+        return _picture(found)
+
+    def pictures(self) -> Iterator[Picture]:
+        """List the pictures."""
+        return map(_picture, self.database.execute("SELECT * FROM pictures ORDER BY row"))
+
+    def column(self, expression: str) -> NDArray[np.int32]:
+        """Give a number of every picture, in order; `expression` is ours, never a user's."""
+        rows = self.database.execute(f"SELECT {expression} FROM pictures ORDER BY row")
+        return np.fromiter(chain.from_iterable(rows), np.int32, len(self))
+
+    def shapes(self) -> dict[Size, tuple[int, int]]:
+        """Count pictures and visits of each bucket in use, regularisation pictures left out."""
+        rows = self.database.execute(
+            "SELECT bucket_width, bucket_height, count(*), sum(repeats) FROM pictures WHERE NOT prior "
+            "GROUP BY bucket_width, bucket_height ORDER BY bucket_width, bucket_height"
+        )
+        return {(width, height): (count, visits) for width, height, count, visits in rows}
+
+    def first(self, size: Size, count: int) -> list[Picture]:
+        """Give the first pictures of a bucket, regularisation pictures left out."""
+        rows = self.database.execute(
+            "SELECT * FROM pictures WHERE bucket_width = ? AND bucket_height = ? AND NOT prior "
+            "ORDER BY row LIMIT ?",
+            (*size, count),
+        )
+        return [_picture(row) for row in rows]
+
+    def fit(self, picture: Picture) -> Fit:
+        """Say how a picture comes into its bucket."""
+        return self.buckets.fit(picture.width, picture.height)
+
+    def hashes(self) -> dict[str, str]:
+        """Say what there is, wherever it lies: a hash of each part that another run could have otherwise."""
+        parts = {name: hashlib.sha256() for name in ("pictures", "captions", "masks", "repeats")}
+        for each in self.pictures():
+            parts["pictures"].update(bytes([each.prior]) + each.digest)
+            parts["captions"].update(each.caption.encode() + b"\0")
+            parts["masks"].update(each.mask_digest or b"\0")
+            parts["repeats"].update(each.repeats.to_bytes(4, "little"))
+        return {name: digest.hexdigest()[:16] for name, digest in parts.items()}
+
+    def close(self) -> None:
+        """Close the database, and with it all of this."""
+        self.database.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a picture must be to be used."""
+
+    least_side: int  # pixels of the shorter side
+    alpha_mask: bool = False  # where it is transparent, the loss does not count
+    prior: bool = False
+    repeats: int = 1  # times those of its folder
+    prompt: str = ""  # where there is no caption; "" = the words of its folder
+
+
+def scan(source: Source, wanted: Wanted, catalogue: Catalogue) -> Iterator[Scanned]:
+    """Look at every entry of a source: read it whole, decode it, and add it or say what is wrong.
+
+    Args:
+        source: where the pictures are.
+        wanted: of them.
+        catalogue: what they are added to.
+
+    Yields:
+        Each entry, as it is done; stop iterating to stop.
+    """
+    for done, each in enumerate(source.entries(), start=1):
+        findings = [each] if isinstance(each, Finding) else list(_examine(source, each, wanted, catalogue))
+        for finding in findings:
+            catalogue.note(finding)
+        yield Scanned(done=done, name=each.name, findings=tuple(findings))
+
+
+class _FaultError(Exception):
+    """A picture is left out."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+
+def _examine(source: Source, entry: Entry, wanted: Wanted, catalogue: Catalogue) -> Iterator[Finding]:
+    try:
+        caption = _caption(entry)
+        image = _colours(source, entry.address)
+        if min(image.size) < wanted.least_side:
+            raise _FaultError(
+                "too small", f"{image.width}×{image.height}, its shorter side is under {wanted.least_side}"
+            )
+        mask_digest = _mask_digest(source, entry, image)
+    except _FaultError as fault:
+        yield Finding(name=entry.name, kind=fault.kind, detail=str(fault))
+        return
+    picture = Picture(
+        name=entry.name,
+        address=entry.address,
+        digest=content_hash(image),
+        width=image.width,
+        height=image.height,
+        caption=caption or wanted.prompt or entry.words,
+        repeats=entry.repeats * wanted.repeats,
+        prior=wanted.prior,
+        mask=entry.mask,
+        mask_digest=mask_digest,
+    )
+    if other := catalogue.add(picture):
+        yield Finding(name=entry.name, kind="duplicate", detail=f"the pixels of {other}")
+        return
+    if not caption:
+        yield Finding(
+            name=entry.name,
+            kind="no caption" if entry.caption is None else "empty caption",
+            detail=f"trained on {picture.caption!r}" if picture.caption else "trained on the empty prompt",
+        )
+    if image.mode == "RGBA" and not wanted.alpha_mask:
+        yield Finding(name=entry.name, kind="transparent")
+    if (lost := catalogue.fit(picture).lost) > MUCH:
+        yield Finding(name=entry.name, kind="much cropped", detail=f"{lost:.0%} is cut off")
+
+
+def _caption(entry: Entry) -> str:
+    if entry.caption is None:
+        return ""
+    try:
+        if isinstance(entry.caption, bytes):
+            return decode_caption(entry.caption)
+        return clean_caption(entry.caption)
+    except ValueError as error:
+        raise _FaultError("bad caption", str(error)) from error
+
+
+def _bytes(source: Source, address: str) -> bytes:
+    try:
+        data = source.read(address)
+    except FileNotFoundError as error:
+        raise _FaultError("missing", "there is no such file") from error
+    except PermissionError as error:
+        raise _FaultError("outside", str(error.strerror)) from error
+    except OSError as error:
+        raise _FaultError("unreadable", error.strerror or str(error)) from error
+    except ValueError as error:
+        raise _FaultError("too large", str(error)) from error
+    if not data:
+        raise _FaultError("empty file", "0 bytes")
+    return data
+
+
+def _colours(source: Source, address: str) -> Image.Image:
+    try:
+        return read_colours(_bytes(source, address))
+    except OutputError as error:
+        raise _FaultError("unreadable", _without_name(str(error))) from error
+
+
+def _mask_digest(source: Source, entry: Entry, image: Image.Image) -> bytes:
+    if entry.mask is None:
+        return b""
+    try:
+        mask = read_mask(_bytes(source, entry.mask))
+    except OutputError as error:
+        raise _FaultError("bad mask", _without_name(str(error))) from error
+    except _FaultError as fault:
+        raise _FaultError("bad mask", f"{fault.kind}: {fault}") from fault
+    if mask.size != image.size:
+        raise _FaultError(
+            "bad mask", f"{mask.width}×{mask.height}, the picture is {image.width}×{image.height}"
+        )
+    return content_hash(mask)
+
+
+def _without_name(message: str) -> str:
+    return message.partition(": ")[2] or message
+
+
+def _storable(text: str) -> str:
+    """Text that a database takes, of a name that may be any bytes."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _picture(values: tuple[Any, ...]) -> Picture:
+    _, prior, name, address, mask, digest, mask_digest, width, height, _, _, repeats, caption = values
+    return Picture(
+        name=name,
+        address=os.fsdecode(address),
+        digest=digest,
+        width=width,
+        height=height,
+        caption=caption,
+        repeats=repeats,
+        prior=bool(prior),
+        mask=None if mask is None else os.fsdecode(mask),
+        mask_digest=mask_digest,
+    )
