@@ -54,6 +54,7 @@ def serve(
     from sfumato.server.gate import add_guard
     from sfumato.server.interface import Interface
     from sfumato.server.logs import log_json
+    from sfumato.server.punctual import Punctual
     from sfumato.server.serving import Server
 
     settings = options.settings()
@@ -77,6 +78,7 @@ def serve(
             timeout_graceful_shutdown=int(grace) + 5,
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,
+            http=Punctual,
             server_header=False,
             ws_max_size=2**16,
         )

@@ -14,7 +14,6 @@ from starlette.testclient import TestClient
 
 from sfumato.app.engine import Engine
 from sfumato.errors import QueueFullError
-from sfumato.server import darkroom
 from sfumato.server.app import create_app
 from sfumato.server.darkroom import Darkroom
 
@@ -74,9 +73,9 @@ def test_fifty_uploads_at_once_are_decoded_four_at_a_time(
     app = create_app(engine)
     room = app.state.desk.darkroom
     room.room, room._line = 4 * SIDE * SIDE, Line(room)
-    inside, most, read, crowded = 0, 0, darkroom.read_picture, threading.Event()
+    inside, most, read, crowded = 0, 0, room.decoder.picture, threading.Event()
 
-    def counted(image: Image.Image) -> Image.Image:
+    def counted(data: bytes) -> Image.Image:
         """Stay until twenty are here or stand in line."""
         nonlocal inside, most
         with room._free:
@@ -86,12 +85,12 @@ def test_fifty_uploads_at_once_are_decoded_four_at_a_time(
             crowded.set()
             room._free.notify_all()
         try:
-            return read(image)
+            return read(data)
         finally:
             with room._free:
                 inside -= 1
 
-    monkeypatch.setattr(darkroom, "read_picture", counted)
+    monkeypatch.setattr(room.decoder, "picture", counted)
     with TestClient(app) as client, ThreadPoolExecutor(50) as threads:
         answers = threads.map(lambda n: client.post("/api/v1/inputs", content=picture(n)), range(50))
         assert {answer.status_code for answer in answers} == {201}

@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import stat
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sfumato.app.settings import Settings
 from sfumato.errors import RequestError
 from sfumato.server import accounts, login
 from sfumato.server.gate import add_guard
-from sfumato.server.limits import Buckets, Crowd, Intake, Load
+from sfumato.server.limits import SLOWEST, Buckets, Crowd, Intake, Load
 from sfumato.server.policy import Policy, RefusedError, host_name, is_loopback, origin_of
 
 HOME = "http://127.0.0.1:7860"
@@ -546,6 +547,34 @@ def test_a_body_that_dawdles_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="in time") as refused:
         asyncio.run(intake())
     assert refused.value.status == 408
+
+
+def test_a_body_that_drips_is_given_up_and_a_slow_one_is_not() -> None:
+    now = [0.0]
+
+    async def piece(size: int) -> Any:
+        now[0] += 59.0  # a second less than the patience
+        return {"type": "http.request", "body": b"x" * size, "more_body": True}
+
+    def pieces(size: int) -> int:
+        """How many are taken of twenty."""
+        intake = Intake(lambda: piece(size), Policy(), Load(2**40), clock=lambda: now[0])
+        taken = 0
+        with suppress(RefusedError):
+            for _ in range(20):
+                asyncio.run(intake())
+                taken += 1
+        return taken
+
+    assert pieces(1) == 2
+    assert pieces(60 * SLOWEST) == 20
+
+
+def test_targets_are_bounded(lab: Lab) -> None:
+    assert lab.client().get("/thing?" + "x" * 8000).status_code == 200
+    for path in ("/thing?" + "x" * 9000, "/" + "x" * 9000):
+        assert lab.client().get(path).status_code == 414
+    assert len(lab.reached) == 1
 
 
 def test_bodies_of_all_requests_together_are_bounded() -> None:

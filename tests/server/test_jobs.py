@@ -446,10 +446,19 @@ def test_errors_have_the_shape_that_openais_clients_expect(
         b"--b" + b"-" * 2**20,
         b"--b\r\n" + b"X: y\r\n" * 100_000 + b"\r\n",
         b"--b\r\nContent-Disposition: form-data; name=image; filename=a\0b\r\n\r\nx\r\n--b--\r\n",
+        b"--b\r\nContent-Disposition: form-data; name=image\r\n"
+        b"Content-Type: multipart/mixed; boundary=c\r\n\r\n"
+        + b"--c\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n" * 10_000
+        + b"--c--\r\n--b--\r\n",
+        b"--b\r\nContent-Disposition: form-data; name=image; filename=a\r\n"
+        b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" * 10_000 + b"x\r\n--b--\r\n",
         b"",
         b"\0" * 1000,
     ],
-    ids=["name", "field", "no end", "parts", "dashes", "headers", "null", "empty", "zeros"],
+    ids=[
+        *("name", "field", "no end", "parts", "dashes", "headers", "null", "nested", "nested in itself"),
+        *("empty", "zeros"),
+    ],
 )
 def test_forms_that_only_do_harm_are_refused(bob: TestClient, body: bytes) -> None:
     kind = {"Content-Type": "multipart/form-data; boundary=b"}

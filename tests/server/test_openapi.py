@@ -1,6 +1,8 @@
 """Whatever the OpenAPI document allows, and near misses of it: no answer is the server's own failure."""
 
+from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import schemathesis
@@ -79,3 +81,49 @@ def test_numbers_json_has_not_come_back_as_null(fleeting: Engine) -> None:
     answer = client.post("/sdapi/v1/txt2img", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 200, answer.text
     assert answer.json()["parameters"]["comments"] == {"x": None, "y": [None]}
+
+
+def open_texts(document: Any, schema: Any, place: str) -> Iterator[str]:
+    """Where a body may hold a text of any length."""
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    for each in (*schema.get("anyOf", ()), *(schema[key] for key in ("items",) if key in schema)):
+        yield from open_texts(document, each, place)
+    for name, each in schema.get("properties", {}).items():
+        yield from open_texts(document, each, f"{place} {name}")
+    if schema.get("type") == "string" and not {"maxLength", "enum", "const", "pattern"} & set(schema):
+        yield place
+
+
+def test_every_text_of_a_body_has_a_greatest_length(fleeting: Engine) -> None:
+    document, bodies = create_app(fleeting).openapi(), 0
+    found: list[str] = []
+    for path, methods in document["paths"].items():
+        for told in methods.values():
+            for content in told.get("requestBody", {}).get("content", {}).values():
+                found += open_texts(document, content.get("schema", {}), path)
+                bodies += 1
+    assert bodies > 15
+    assert found == []
+
+
+@pytest.mark.parametrize("field", ["override_settings", "script_args", "alwayson_scripts", "comments"])
+@pytest.mark.parametrize("kind", ["long", "many", "deep"])
+def test_fields_that_may_hold_anything_hold_so_much_and_no_more(
+    fleeting: Engine, field: str, kind: str
+) -> None:
+    value = {
+        "long": '"' + "x" * 2**20 + '"',
+        "many": "[" + "1," * 2**19 + "1]",
+        "deep": "[" * 900 + "1" + "]" * 900,
+    }[kind]
+    body = f'{{"{field}": ' + (f"[{value}]" if field == "script_args" else f'{{"x": {value}}}') + "}"
+    with TestClient(create_app(fleeting), raise_server_exceptions=False) as client:
+        for route in ("txt2img", "img2img"):
+            headers = {"Content-Type": "application/json"}
+            answer = client.post(f"/sdapi/v1/{route}", content=body, headers=headers)
+            if kind == "deep":
+                assert answer.status_code < 500, answer.text
+            else:
+                assert answer.status_code == 422, answer.text
+                assert "at most" in answer.json()["detail"]

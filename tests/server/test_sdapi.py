@@ -178,6 +178,72 @@ def test_text_to_image_takes_what_clients_send(
     assert [opened(each).size for each in images] == [size] * count
 
 
+REFUSED = object()
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "taken"),
+    [  # what pydantic takes in A1111's API, and what it refuses
+        ("steps", "3", 3),
+        ("steps", 3.0, 3),
+        ("steps", "3.0", 3),
+        ("steps", True, 1),
+        ("steps", 3.5, REFUSED),
+        ("steps", "3.5", REFUSED),
+        ("steps", "three", REFUSED),
+        ("steps", "", REFUSED),
+        ("steps", None, REFUSED),
+        ("steps", [3], REFUSED),
+        ("steps", {}, REFUSED),
+        ("steps", 1e300, REFUSED),
+        ("width", "64", 64),
+        ("width", -0.0, REFUSED),  # read as 0, which is no width
+        ("seed", -0.0, 0),
+        ("seed", "-1", -1),
+        ("cfg_scale", "7.5", 7.5),
+        ("cfg_scale", 7, 7.0),
+        ("cfg_scale", -0.0, 0.0),
+        ("cfg_scale", True, 1.0),
+        ("cfg_scale", "NaN", REFUSED),
+        ("cfg_scale", "Infinity", REFUSED),
+        ("cfg_scale", None, REFUSED),
+        ("tiling", "true", True),
+        ("tiling", "off", False),
+        ("tiling", 1, True),
+        ("tiling", 0.0, False),
+        ("tiling", 2, REFUSED),
+        ("tiling", "perhaps", REFUSED),
+        ("tiling", None, None),
+        ("prompt", 5, REFUSED),
+        ("prompt", None, REFUSED),
+        ("prompt", ["a"], REFUSED),
+        ("prompt", True, REFUSED),
+        ("styles", "red", REFUSED),
+        ("styles", None, None),
+        ("sampler_name", None, None),
+        ("sampler_name", 1, REFUSED),
+        ("denoising_strength", "0.5", 0.5),
+        ("denoising_strength", None, None),
+        ("override_settings", [], REFUSED),
+        ("override_settings", "{}", REFUSED),
+        ("script_args", {}, REFUSED),
+        ("script_args", "x", REFUSED),
+        ("alwayson_scripts", [], REFUSED),
+        ("unheard_of", {"x": [1]}, None),
+    ],
+)
+def test_types_that_are_taken_for_others_and_those_that_are_not(
+    client: TestClient, field: str, given: Any, taken: Any
+) -> None:
+    answer = client.post(
+        "/sdapi/v1/txt2img", json={**BASE, "width": 32, "height": 32, "steps": 1, field: given}
+    )
+    assert answer.status_code == (422 if taken is REFUSED else 200), answer.text
+    if taken is not REFUSED:
+        echoed = answer.json()["parameters"].get(field)
+        assert (echoed, type(echoed)) == (taken, type(taken))
+
+
 def test_no_limit_of_churn_is_not_a_limit_of_zero(client: TestClient) -> None:
     body = {**BASE, "sampler_index": "Euler", "s_churn": 5, "seed": 1}
     unlimited, none = (

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sfumato.errors import UnsafeFileError, WeightsError
-from sfumato.weights import files, pickles, sources
+from sfumato.weights import apart, files, pickles, sources
 
 
 def read_back(path: Path) -> dict[str, torch.Tensor]:
@@ -390,7 +390,7 @@ def test_one_storage_in_many_tensors_cannot_multiply_the_output(tmp_path: Path) 
 
 
 def test_a_process_that_dies_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickles, "_PROGRAM", "import os, sys; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(apart, "_PROGRAM", "import os, sys; os.kill(os.getpid(), 9)")
     (tmp_path / "x.ckpt").write_bytes(PLAIN)
     with pytest.raises(WeightsError, match="beyond the limits"):
         read_back(tmp_path / "x.ckpt")

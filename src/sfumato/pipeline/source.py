@@ -33,7 +33,9 @@ def read_picture(picture: Picture) -> Image.Image:
     """
     image = images.open_image(picture) if isinstance(picture, Path) else ImageOps.exif_transpose(picture)
     if image.mode.startswith("I"):
-        image = Image.fromarray(np.rint(np.asarray(image, np.float64).clip(0, 65535) / 257).astype(np.uint8))
+        values = np.array(image, np.float32).clip(0, 65535)  # no sixteenth bit lies near a half of 257
+        values /= 257
+        image = Image.fromarray(np.rint(values, out=values).astype(np.uint8))
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 

@@ -1,7 +1,7 @@
 """Where pictures that clients send are decoded: as many at once as their pixels leave room for.
 
 A file of a few kilobytes may become a gigabyte of pixels. Each picture says in its header how many, and waits
-in line until those before it have left room.
+in line until those before it have left room. What reads them is a process of its own; see `pipeline.decoder`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from sfumato.errors import QueueFullError
-from sfumato.pipeline import images
-from sfumato.pipeline.source import read_picture
+from sfumato.pipeline.decoder import Decoder
 
 ROOM = 2**26  # pixels at once, each about 12 bytes while it is decoded, turned and written
 PATIENCE = 60.0  # seconds that a picture waits in line
@@ -28,6 +27,7 @@ class Darkroom:
 
     room: int = ROOM  # a larger picture has it for itself
     patience: float = PATIENCE
+    decoder: Decoder = field(default_factory=Decoder)
     _free: threading.Condition = field(default_factory=threading.Condition)
     _line: deque[object] = field(default_factory=deque)
     _taken: int = 0
@@ -37,18 +37,18 @@ class Darkroom:
         """A picture as 8-bit RGB or RGBA, upright, for as long as its pixels are needed.
 
         Raises:
-            OutputError: see `images.open_image`.
+            OutputError: see `Decoder.picture`.
             QueueFullError: too many others were there for too long.
         """
-        width, height = images.size_of(data)
+        width, height = self.decoder.size(data)
         with self.entered(width * height):
-            yield read_picture(images.open_image(data))
+            yield self.decoder.picture(data)
 
     def texts(self, data: bytes) -> dict[str, str]:
         """The texts in a picture, which may stand behind its pixels. Raises as `opened` does."""
-        width, height = images.size_of(data)
+        width, height = self.decoder.size(data)
         with self.entered(width * height):
-            return dict(images.read_texts(data))
+            return self.decoder.texts(data)
 
     @contextmanager
     def entered(self, pixels: int) -> Iterator[None]:

@@ -22,6 +22,7 @@ from sfumato.server import pictures
 from sfumato.server.desk import Here, Owner
 from sfumato.server.files import KINDS as PICTURE_KINDS
 from sfumato.server.jobs import Reader
+from sfumato.server.schemas import Packed
 
 MAX_NUMBER = 2**63 - 1
 FOREVER = "private, max-age=31536000, immutable"
@@ -77,7 +78,7 @@ class ChangeBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    tags: list[str] | None = Field(default=None, max_length=MAX_TAGS)
+    tags: list[Annotated[str, Field(max_length=MAX_TAG)]] | None = Field(default=None, max_length=MAX_TAGS)
     rating: int | None = Field(default=None, ge=0, le=MAX_RATING)
 
 
@@ -86,7 +87,7 @@ class LikeBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    image: str = Field(description="PNG, JPEG or WebP in base64, or a data URI")
+    image: Packed = Field(description="PNG, JPEG or WebP in base64, or a data URI")
     limit: int = Field(default=20, ge=1, le=MAX_PAGE)
 
 

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sfumato.server.accounts import COOKIE, Accounts, Visitor
-from sfumato.server.limits import Buckets, Crowd, Intake, Load, check_headers
+from sfumato.server.limits import MAX_TARGET, SLOWEST, Buckets, Crowd, Intake, Load, check_headers
 from sfumato.server.metrics import Metrics
 from sfumato.server.policy import (
     PUBLIC,
@@ -119,6 +119,8 @@ class Guard:
         """Look at a request. Raises RefusedError: it is malformed, for another name, or from another page."""
         headers = check_headers(scope["headers"], self.policy)
         path = scope["path"]
+        if len(path) + len(scope.get("query_string", b"")) > MAX_TARGET:
+            raise RefusedError(414, "path", f"path and query are longer than {MAX_TARGET:,} bytes")
         if not path.startswith("/") or any(ord(letter) < 32 or ord(letter) == 127 for letter in path):
             raise RefusedError(400, "path", "the path is not one")
         name = host_name(headers.get("host", ""))
@@ -256,7 +258,7 @@ class Answer:
         elif message["type"] == "websocket.close" and not self._begun:
             self.status = 403
         try:
-            async with asyncio.timeout(self._policy.patience):
+            async with asyncio.timeout(self._policy.patience + len(message.get("body") or b"") / SLOWEST):
                 await self._send(message)
         except TimeoutError:
             raise RefusedError(408, "timeout", "the answer was not read in time") from None

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 from fastapi import APIRouter, HTTPException, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from sfumato import __version__
 from sfumato.app.cards import MAX_PREVIEW, PREVIEWS
@@ -32,7 +32,7 @@ class TaskBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    id_task: str | None = None
+    id_task: str | None = Field(default=None, max_length=200)
     id_live_preview: int | None = -1
     live_preview: bool | None = True
 

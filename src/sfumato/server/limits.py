@@ -15,8 +15,10 @@ from sfumato.server.problems import retry_after
 
 MAX_HEADERS = 100
 MAX_HEADER = 8 * 2**10  # bytes of one
+MAX_TARGET = 8 * 2**10  # bytes of path and query
 MAX_RANGES = 4
 MAX_BOUNDARY = 70  # characters: RFC 2046, section 5.1.1
+SLOWEST = 16 * 2**10  # bytes a second that a client sends and reads, beyond the patience it finds
 
 
 class Buckets:
@@ -104,19 +106,26 @@ class Load:
 class Intake:
     """A request's body, counted while it comes."""
 
-    def __init__(self, receive: Receive, policy: Policy, load: Load) -> None:
-        """Count what `receive` gives."""
-        self._receive, self._policy, self._load = receive, policy, load
+    def __init__(
+        self, receive: Receive, policy: Policy, load: Load, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Count what `receive` gives, from now on by a clock of seconds."""
+        self._receive, self._policy, self._load, self._clock = receive, policy, load, clock
+        self._began = clock()
         self._bytes = 0
         self.whole = False
         self.refusal: RefusedError | None = None
 
     async def __call__(self) -> Message:
-        """The next message. Raises RefusedError: too much has come, or nothing for too long."""
+        """The next message. Raises RefusedError: too much has come, nothing for too long, or too slowly."""
         if self.whole:
             return await self._receive()
+        patience = self._policy.patience
+        left = self._began + patience + self._bytes / SLOWEST - self._clock()
         try:
-            async with asyncio.timeout(self._policy.patience):
+            if left <= 0:
+                raise TimeoutError
+            async with asyncio.timeout(min(patience, left)):
                 message = await self._receive()
         except TimeoutError:
             self.refusal = RefusedError(408, "timeout", "the request's body did not arrive in time")

@@ -6,9 +6,55 @@ Unknown fields are passed over. `sfumato.pipeline.scripts.fields.API_NAMES` says
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from sfumato.pipeline.infotext import MAX_CHARS
+from sfumato.server.pictures import MAX_TEXT
+from sfumato.text.limits import MAX_CHARACTERS
+
+MAX_NAME = 1000  # characters of what something is called
+MAX_DEPTH = 50  # of values within values
+MAX_FREE = 2**20  # characters, as JSON, of a field that may hold anything
+
+
+def _bounded(value: Any) -> Any:
+    layer, depth = [value], 0
+    while layer:
+        if depth > MAX_DEPTH:
+            raise ValueError(f"values within values; at most {MAX_DEPTH} of them are read")
+        inner = [each.values() if isinstance(each, dict) else each for each in layer]
+        layer = [each for values in inner for each in values if isinstance(each, dict | list)]
+        depth += 1
+    size = len(json.dumps(value))
+    if size > MAX_FREE:
+        raise ValueError(f"{size:,} characters as JSON; at most {MAX_FREE:,} are read")
+    return value
+
+
+def _most(most: int) -> AfterValidator:
+    """Refuses longer texts, and lets half characters through, which `max_length` would not."""
+
+    def checked(text: str) -> str:
+        if len(text) > most:
+            raise ValueError(f"{len(text):,} characters; at most {most:,} are read")
+        return text
+
+    return AfterValidator(checked)
+
+
+def _told(most: int) -> Any:
+    return Field(json_schema_extra={"maxLength": most})
+
+
+Name = Annotated[str, _most(MAX_NAME), _told(MAX_NAME)]
+Words = Annotated[str, _most(MAX_CHARACTERS), _told(MAX_CHARACTERS)]
+Infotext = Annotated[str, _most(MAX_CHARS), _told(MAX_CHARS)]
+Packed = Annotated[str, _most(MAX_TEXT), _told(MAX_TEXT)]  # a picture
+Free = Annotated[dict[str, Any], AfterValidator(_bounded)]
+FreeList = Annotated[list[Any], AfterValidator(_bounded)]
 
 BESIDE: tuple[str, ...] = (  # names that are no field of a Request of their own
     "styles",  # merged into the prompts
@@ -40,17 +86,17 @@ class GenerationBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
-    prompt: str = ""
-    negative_prompt: str = ""
-    styles: list[str] | None = None
+    prompt: Words = ""
+    negative_prompt: Words = ""
+    styles: list[Name] | None = None
     seed: int = Field(-1, description="below 0 = drawn")
     subseed: int = -1
     subseed_strength: float = 0
     seed_resize_from_h: int = -1
     seed_resize_from_w: int = -1
-    sampler_name: str | None = None
-    sampler_index: str | None = Field("Euler", description="counts where sampler_name is empty")
-    scheduler: str | None = None
+    sampler_name: Name | None = None
+    sampler_index: Name | None = Field("Euler", description="counts where sampler_name is empty")
+    scheduler: Name | None = None
     batch_size: int = 1
     n_iter: int = 1
     steps: int = 50
@@ -68,20 +114,20 @@ class GenerationBody(BaseModel):
     s_tmax: float | None = Field(None, description="0 = no limit")
     s_tmin: float | None = None
     s_noise: float | None = None
-    override_settings: dict[str, Any] | None = None
+    override_settings: Free | None = None
     override_settings_restore_afterwards: bool = True
-    refiner_checkpoint: str | None = None
+    refiner_checkpoint: Name | None = None
     refiner_switch_at: float | None = None
     disable_extra_networks: bool = False
-    firstpass_image: str | None = None
-    comments: dict[str, Any] | None = None
+    firstpass_image: Packed | None = None
+    comments: Free | None = None
     force_task_id: str | None = Field(None, max_length=200)
-    script_name: str | None = None
-    script_args: list[Any] = []
+    script_name: Name | None = None
+    script_args: FreeList = []
     send_images: bool = True
     save_images: bool = False
-    alwayson_scripts: dict[str, Any] = {}
-    infotext: str | None = Field(None, description="fills the fields that are not given")
+    alwayson_scripts: Free = {}
+    infotext: Infotext | None = Field(None, description="fills the fields that are not given")
 
 
 class Txt2ImgBody(GenerationBody):
@@ -91,25 +137,25 @@ class Txt2ImgBody(GenerationBody):
     firstphase_width: int = 0
     firstphase_height: int = 0
     hr_scale: float = 2.0
-    hr_upscaler: str | None = None
+    hr_upscaler: Name | None = None
     hr_second_pass_steps: int = 0
     hr_resize_x: int = 0
     hr_resize_y: int = 0
-    hr_checkpoint_name: str | None = None
-    hr_sampler_name: str | None = None
-    hr_scheduler: str | None = None
-    hr_prompt: str = ""
-    hr_negative_prompt: str = ""
+    hr_checkpoint_name: Name | None = None
+    hr_sampler_name: Name | None = None
+    hr_scheduler: Name | None = None
+    hr_prompt: Words = ""
+    hr_negative_prompt: Words = ""
 
 
 class Img2ImgBody(GenerationBody):
     """Image to image."""
 
-    init_images: list[str] | None = Field(None, description="base64 or data URIs")
+    init_images: list[Packed] | None = Field(None, description="base64 or data URIs")
     resize_mode: int = 0
     denoising_strength: float | None = 0.75
     image_cfg_scale: float | None = None
-    mask: str | None = None
+    mask: Packed | None = None
     mask_blur_x: int = 4
     mask_blur_y: int = 4
     mask_blur: int | None = Field(None, description="sets both")
@@ -119,7 +165,7 @@ class Img2ImgBody(GenerationBody):
     inpaint_full_res_padding: int = 0
     inpainting_mask_invert: int = 0
     initial_noise_multiplier: float | None = None
-    latent_mask: str | None = None
+    latent_mask: Packed | None = None
     include_init_images: bool = False
 
 
@@ -145,8 +191,8 @@ class ExtrasBody(BaseModel):
     upscaling_resize_w: int = Field(512, ge=1)
     upscaling_resize_h: int = Field(512, ge=1)
     upscaling_crop: bool = True
-    upscaler_1: str = "None"
-    upscaler_2: str = "None"
+    upscaler_1: Name = "None"
+    upscaler_2: Name = "None"
     extras_upscaler_2_visibility: float = Field(0, ge=0, le=1)
     upscale_first: bool = False
 
@@ -154,14 +200,14 @@ class ExtrasBody(BaseModel):
 class ExtrasSingleBody(ExtrasBody):
     """One picture."""
 
-    image: str = ""
+    image: Packed = ""
 
 
 class FileData(BaseModel):
     """A picture and what it is called."""
 
-    data: str
-    name: str = ""
+    data: Packed
+    name: Name = ""
 
 
 class ExtrasBatchBody(ExtrasBody):
@@ -187,13 +233,13 @@ class ExtrasBatchAnswer(BaseModel):
 class PictureBody(BaseModel):
     """A picture that is asked about."""
 
-    image: str = ""
+    image: Packed = ""
 
 
 class InterrogateBody(PictureBody):
     """A picture that is to be described."""
 
-    model: str = "clip"
+    model: Name = "clip"
 
 
 class PngInfoAnswer(BaseModel):

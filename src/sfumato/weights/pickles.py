@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,14 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from sfumato.errors import OutputError, UnsafeFileError, WeightsError
+from sfumato.weights import apart
 from sfumato.weights.files import read_safetensors
 from sfumato.weights.header import ITEM_BYTES, Header, TensorInfo, open_regular, read_header
 
 WALL_SECONDS = 1800
-_PROGRAM = (  # the package's place goes last, so that nothing beside it can stand in for the standard library
-    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
-    "runpy.run_module('sfumato.weights.unpickle', run_name='__main__')"
-)
 
 
 def is_pickle(path: Path) -> bool:
@@ -94,15 +89,12 @@ def as_safetensors(path: Path) -> Iterator[Path]:
 
 def _run(path: Path, output: str) -> dict[str, Any]:
     open_regular(path).close()
-    package = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-I", "-B", "-c", _PROGRAM, str(package), str(path.absolute()), output]
-    system = {"SYSTEMROOT": os.environ["SYSTEMROOT"]} if "SYSTEMROOT" in os.environ else {}
     try:
         done = subprocess.run(
-            command,
+            apart.command("sfumato.weights.unpickle", str(path.absolute()), output),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env=system,
+            env=apart.environment(),
             timeout=WALL_SECONDS,
             check=False,
         )

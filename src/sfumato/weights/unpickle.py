@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 from sfumato.errors import UnsafeFileError, WeightsError
+from sfumato.weights import apart
 from sfumato.weights.header import ITEM_BYTES, MAX_NAME, MAX_TENSORS
 from sfumato.weights.pickle_machine import MAX_PICKLE_BYTES, Machine, Storage, TensorView
 
@@ -316,33 +317,11 @@ def _gather(whole: bytes, view: TensorView, file: BinaryIO) -> None:
         file.write(numbers[start : start + (side - 1) * step + 1 : step].tobytes())
 
 
-def limit_process(output_bytes: int) -> None:
-    """Bound memory, processor time, output, open files and child processes, where the system can do that."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    limits = {
-        resource.RLIMIT_AS: MEMORY_BYTES,
-        resource.RLIMIT_CPU: SECONDS,
-        resource.RLIMIT_FSIZE: output_bytes,
-        resource.RLIMIT_NOFILE: 32,
-        resource.RLIMIT_NPROC: 0,
-        resource.RLIMIT_CORE: 0,
-    }
-    for kind, limit in limits.items():
-        hard = resource.getrlimit(kind)[1]
-        bounded = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        try:
-            resource.setrlimit(kind, (bounded, bounded))
-        except (OSError, ValueError):  # macOS refuses some; the other limits hold
-            continue
-
-
 def main(path: str, output: str) -> dict[str, Any]:
     """Read `path` and write `output` (or describe, for `--list`); give what is to be printed."""
     size = os.stat(path).st_size
-    limit_process(2 * size + 2**24)
+    apart.limit(memory=MEMORY_BYTES, output=2 * size + 2**24)
+    apart.allow(SECONDS)
     try:
         with open(path, "rb") as file:
             content = open_content(file, size)
