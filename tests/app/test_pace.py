@@ -230,6 +230,8 @@ AXES = [["sampling.steps", "1,2,3"], ["canvas.seed", "1-4"], ["Nothing", ""]]
         ("x/y/z plot", {"axes": AXES, "cells": True}, 12),
         ("loopback", {"loops": 7}, 7),
         ("loopback", {"loops": "many"}, 1),
+        ("walk", {"stops": [{"prompt": each} for each in "abc"], "frames": 5, "cells": True}, 11),
+        ("walk", {"stops": 2}, 1),
         ("sd upscale", {"scale": 2.0, "overlap": 0}, 4),
         ("faces", {"restorer": "CodeFormer"}, 1),
         ("extras", {}, 0),

@@ -187,6 +187,11 @@ def test_a_page_that_cannot_be_made_leaves_the_api(engine: Engine) -> None:
     assert client.get("/sdapi/v1/samplers").status_code == 200
 
 
+def test_maps_and_walks_are_told(client: TestClient) -> None:
+    assert client.get("/ui/map", params={"by": "looks"}).json()["total"] == 0
+    assert client.get("/ui/walk").json()["frames"] == []
+
+
 def test_tabs_have_names(client: TestClient) -> None:
     from sfumato.ui.strings import table
 

@@ -142,6 +142,9 @@ _COUNTS: Mapping[str, Callable[..., int]] = MappingProxyType(
             parse_axis(name, values, request, {}).count for name, values in axes
         ),
         "loopback": lambda request, **given: loopback.Loops(**given).loops,
+        "walk": lambda request, stops, cells=False, **given: (
+            walk.Walk(stops=[walk.Stop(**each) for each in stops], **given).count
+        ),
         "sd upscale": _count_tiles,
     }
 )

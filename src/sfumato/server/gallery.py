@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from sfumato.app.gallery_export import KINDS, Form, as_json, export
 from sfumato.app.gallery_import import Imported, import_folder
@@ -200,7 +200,7 @@ def thumbnail(
     request: Request,
     desk: Here,
     reader: Reader,
-    side: Annotated[Literal[128, 256, 512], Query()] = 256,
+    side: Annotated[Literal[128, 256, 512], BeforeValidator(int), Query()] = 256,
 ) -> Response:
     """It, small, as WebP."""
     gallery = desk.engine.gallery

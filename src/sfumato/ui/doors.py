@@ -2,10 +2,11 @@
 
     /                      the page, with the hashes of its scripts in its policy
     /ui/now                what happens to the visitor's job
-    /ui/words              names of the signs on small buttons
+    /ui/words              names of the signs on small buttons, and what our scripts say
     /ui/cards              what can be called by name in a prompt, a page of it
     /ui/cards/picture      the picture of one
-    /ui/static/<file>      our scripts and style sheet
+    /ui/map, /ui/walk      the map of the visitor's pictures, the frames of their walk
+    /ui/static/<file>      our scripts and style sheets
     /gradio_api/…          events and uploads, as far as the page needs them
 
 What a client sends may name files of the upload folder and no others, and no addresses.
@@ -29,6 +30,7 @@ from urllib.parse import parse_qs, unquote
 
 from sfumato.app.engine import Engine
 from sfumato.ui import cards
+from sfumato.ui.latent_space import map_told, walk_told
 from sfumato.ui.live import now
 from sfumato.ui.site import Visit, visit_in
 from sfumato.ui.strings import table
@@ -38,8 +40,22 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-FILES: Mapping[str, str] = MappingProxyType(
-    {"page.js": "text/javascript", "cards.js": "text/javascript", "page.css": "text/css"}
+FILES: Mapping[str, str] = MappingProxyType(  # ours, in the order in which the page loads them
+    {
+        "page.css": "text/css",
+        "closer.css": "text/css",
+        "page.js": "text/javascript",
+        "cards.js": "text/javascript",
+        "zoom.js": "text/javascript",
+        "latent.js": "text/javascript",
+    }
+)
+TOLD: Mapping[str, Callable[[Engine, Visit, Mapping[str, str]], dict[str, Any]]] = MappingProxyType(
+    {  # as JSON, by the address
+        "/ui/cards": cards.page,
+        "/ui/map": lambda engine, visit, query: map_told(engine, visit, query.get("by", "")),
+        "/ui/walk": lambda engine, visit, query: walk_told(engine, visit),
+    }
 )
 OPEN: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("GET", re.compile(r"/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)/?")),
@@ -116,8 +132,8 @@ class Doors:
                 now, self._engine, visit, query.get("tab", "")[:20], int(seen) if seen.isdecimal() else 0
             )
             await _answer(send, json.dumps(told).encode("ascii"), "application/json")
-        elif path == "/ui/cards":
-            told = await asyncio.to_thread(cards.page, self._engine, visit, query)
+        elif path in TOLD:
+            told = await asyncio.to_thread(TOLD[path], self._engine, visit, query)
             await _answer(send, json.dumps(told).encode("ascii"), "application/json")
         elif path == "/ui/cards/picture":
             picture = await asyncio.to_thread(cards.picture, self._engine, query)
@@ -125,8 +141,12 @@ class Doors:
                 raise Shut
             await _answer(send, picture, "image/webp", cache="private, max-age=31536000, immutable")
         elif path == "/ui/words":
-            words = {key.removeprefix("tool."): text for key, text in table(visit.language).items()
-                     if key.startswith("tool.")}  # fmt: skip
+            words = {
+                key.removeprefix(above): text
+                for above in ("tool.", "say.page.")
+                for key, text in table(visit.language).items()
+                if key.startswith(above)
+            }
             await _answer(send, json.dumps(words).encode("ascii"), "application/json")
         else:
             raise Shut
@@ -146,12 +166,13 @@ class Doors:
         page = _CARD.sub(b"", page).replace(
             b'<html\n\tlang="en"', f'<html lang="{visit.language}"'.encode(), 1
         )
-        links = (
-            f'<link rel="stylesheet" href="{self._address("page.css")}">'
-            f'<script defer src="{self._address("page.js")}"></script>'
-            f'<script defer src="{self._address("cards.js")}"></script></head>'
-        )
-        return page.replace(b"</head>", links.encode(), 1)
+        links = [
+            f'<link rel="stylesheet" href="{self._address(name)}">'
+            if kind == "text/css"
+            else f'<script defer src="{self._address(name)}"></script>'
+            for name, kind in FILES.items()
+        ]
+        return page.replace(b"</head>", "".join([*links, "</head>"]).encode(), 1)
 
     def _address(self, name: str) -> str:
         return escape(f"ui/static/{name}?{_hash(self._files[name])[:12]}")

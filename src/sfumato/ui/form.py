@@ -26,7 +26,7 @@ class Form:
         self.components: dict[str, Any] = {}
         self._controls: dict[str, Control] = {}
         start = with_values(Request(), {"model.checkpoint": site.checkpoint})
-        self._start = controls.shown(start, of_tab(tab), site.native(site.checkpoint))
+        self._start = controls.shown(start, controls.CONTROLS, site.native(site.checkpoint))
 
     def group(self, name: str) -> list[Any]:
         """Make the controls of a group here, in their order."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import math
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -21,12 +23,13 @@ from sfumato.ui.site import Visit
 
 RECENT = 50  # jobs among which a tab looks for its last one
 MAX_TOGETHER = 64  # jobs that one form makes
+SCRIPT_TABS: Mapping[str, str] = MappingProxyType({"extras": "extras", "walk": "latent"})
 
 
 def tab_of(job: Job) -> str:
     """The tab that a job belongs to."""
-    if job.script is not None and job.script.name == "extras":
-        return "extras"
+    if job.script is not None and job.script.name in SCRIPT_TABS:
+        return SCRIPT_TABS[job.script.name]
     return "txt2img" if job.request.source.image is None else "img2img"
 
 

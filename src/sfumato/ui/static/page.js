@@ -1,6 +1,7 @@
 "use strict";
 // What Gradio does not do: the strip of the running job, the keys, names for signs.
 
+const words = fetch("ui/words").then(answer => answer.json()); // what scripts say, by name
 const byId = id => document.getElementById(id);
 const pressed = id => byId(id)?.click();
 const visible = selector => [...document.querySelectorAll(selector)].find(each => each.offsetParent !== null);
@@ -61,6 +62,7 @@ function show(tab, told) {
   byId(`${tab}_generate`)?.classList.toggle("sf-busy", told.active);
   document.title = told.active ? `[${Math.round(100 * told.share)} %] Sfumato` : "Sfumato";
   again(tab, told);
+  document.dispatchEvent(new CustomEvent("sf-now", {detail: {tab, told}}));
   const known = byId(`${tab}_signature`)?.querySelector("input, textarea");
   if (known && known.value !== told.signature && Date.now() > askAgain) {
     askAgain = Date.now() + 1000; // by then the answer is here, or the question was lost
@@ -192,10 +194,10 @@ async function parameters(file) {
 
 // ---- names for signs --------------------------------------------------------------------------------------
 async function name() {
-  const words = await (await fetch("ui/words")).json();
+  const say = await words;
   const apply = () => {
     for (const button of document.querySelectorAll("button[id*=_tool_]:not([aria-label])")) {
-      const word = words[button.id.split("_tool_")[1]];
+      const word = say[button.id.split("_tool_")[1]];
       if (word) [button.title, button.ariaLabel] = [word, word];
     }
   };
