@@ -25,6 +25,7 @@ from sfumato.app.crew import Crew
 from sfumato.app.database import NewJob, Wish
 from sfumato.app.estimates import Estimates
 from sfumato.app.jobs import HIGHEST, LOWEST, Event, Job, Made, Progress, Script, State
+from sfumato.app.line import Line
 from sfumato.app.maker import Maker
 from sfumato.app.pace import Pace, units_of
 from sfumato.app.presets import Presets
@@ -124,6 +125,7 @@ class Engine:
             worker=worker,
             rest=0.1 if settings.database_url is not None else 1.0,
         )
+        self.line = Line(table=self._table, queue=self._queue, board=self.board)
         self._crew = Crew(
             database=database,
             board=self.board,
@@ -364,13 +366,10 @@ class Engine:
 
     def cancel_all(self, owner: str) -> int:
         """Cancel all that an owner has waiting or running; how many jobs that are."""
-        waiting = self._table.cancel_waiting(owner=owner)
-        self._queue.cancel(waiting)
+        waiting = self.line.clear(owner)
         running = self._table.page(owner=owner, states=["running"], before=None, limit=1000)
         for job in running:
             self.cancel(job.id)
-        for job_id in waiting:
-            self.board.touch(job_id)
         return len(waiting) + len(running)
 
     def wait(self, job_id: str, timeout: float | None = None) -> Job:

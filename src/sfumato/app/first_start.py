@@ -55,6 +55,11 @@ class Offer:
     found: tuple[Survey, ...]  # folders of other programs, not in use yet
 
 
+def wanted(settings: Settings) -> bool:
+    """Whether to ask: nobody has chosen yet, and there are no models but the embedded one."""
+    return not (settings.data / MARK).exists() and store.count(settings.models) == 0
+
+
 def offer(settings: Settings, homes: Iterable[Path] | None = None) -> Offer:
     """What to offer. Looks for other programs in their usual places only, and changes nothing.
 
@@ -63,7 +68,6 @@ def offer(settings: Settings, homes: Iterable[Path] | None = None) -> Offer:
         homes: where to look; None = the home folder and the working directory.
     """
     models = store.count(settings.models)
-    wanted = models == 0 and not (settings.data / MARK).exists()
     used = {each.tree.path for each in model_folders.listed(settings.models)}
     found: dict[Path, Survey] = {}
     for home in (Path.home(), Path.cwd()) if homes is None else homes:
@@ -73,7 +77,7 @@ def offer(settings: Settings, homes: Iterable[Path] | None = None) -> Offer:
                 real = Path(os.path.realpath(each.tree.path))
                 if each.tree.program != "folder" and each.files and each.tree.path not in used:
                     found.setdefault(real, each)
-    return Offer(wanted=wanted, models=models, found=tuple(found.values()))
+    return Offer(wanted=wanted(settings), models=models, found=tuple(found.values()))
 
 
 def survey(path: Path) -> Survey:

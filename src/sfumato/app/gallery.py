@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +122,13 @@ class Gallery:
         wanted = sa.select(PICTURES.c.number).where(PICTURES.c.file == file, PICTURES.c.state == "trash")
         with self._begin() as db:
             return db.execute(wanted).first() is not None
+
+    def ids(self, files: Collection[str]) -> dict[str, str]:
+        """Ids of pictures that are there, by their files."""
+        row = PICTURES.c
+        wanted = sa.select(row.file, row.id).where(row.file.in_(files), row.state == "there")
+        with self._begin() as db:
+            return {found.file: found.id for found in db.execute(wanted)}
 
     def get(self, picture_id: str, owner: str | None = None) -> Picture:
         """The picture of this id; one whose file has vanished says so.

@@ -145,10 +145,21 @@ class DurableQueue:
                 "queue_name": QUEUE,
                 "workflow_id": job_id,
                 "app_version": FORM,
-                "priority": (10 - priority) * TURNS + turn % TURNS + 1,
+                "priority": _rank(priority, turn),
             },
             job_id,
         )
+
+    def move(self, db: sa.Connection, job_id: str, priority: int, turn: int) -> None:
+        """Give a waiting job another place, with the transaction in which that is written; see `put`."""
+        table = sa.table(
+            "workflow_status",
+            sa.column("workflow_uuid"),
+            sa.column("priority"),
+            schema=None if db.dialect.name == "sqlite" else "dbos",
+        )
+        change = sa.update(table).where(table.c.workflow_uuid == job_id)
+        db.execute(change.values(priority=_rank(priority, turn)))
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         """Take waiting jobs out of the queue."""
@@ -165,3 +176,8 @@ class DurableQueue:
         if self._thread is not None:
             self._thread.join(10)
         DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=0)
+
+
+def _rank(priority: int, turn: int) -> int:
+    """DBOS's priority, of which the lowest is next."""
+    return (10 - priority) * TURNS + turn % TURNS + 1
