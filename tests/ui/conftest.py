@@ -13,12 +13,22 @@ from typing import Any
 import pytest
 import requests
 
+from sfumato.app.first_start import MARK
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
-def serving(folder: Path, *options: str, processes: list[Any] | None = None) -> Iterator[str]:
-    """A server as a process, with the page made; its address. It is killed at the end."""
+def serving(
+    folder: Path, *options: str, processes: list[Any] | None = None, first: bool = False
+) -> Iterator[str]:
+    """A server as a process, with the page made; its address. It is killed at the end.
+
+    Where it is not to be the `first` start, nobody is asked which models to use.
+    """
+    (folder / "data").mkdir(exist_ok=True)
+    if not first:
+        (folder / "data" / MARK).touch()
     command = [sys.executable, "-c", "from sfumato.cli import main; main()", "serve"]
     command += () if "--port" in options else ("--port", "0")
     command += ["--data", str(folder / "data"), "--output", str(folder / "outputs")]

@@ -3,6 +3,8 @@
     /                      the page, with the hashes of its scripts in its policy
     /ui/now                what happens to the visitor's job
     /ui/words              names of the signs on small buttons, and what our scripts say
+    /ui/queue              the visitor's jobs
+    /ui/pulls              downloads of models, for who may begin some
     /ui/cards              what can be called by name in a prompt, a page of it
     /ui/cards/picture      the picture of one
     /ui/map, /ui/walk      the map of the visitor's pictures, the frames of their walk
@@ -29,7 +31,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from sfumato.app.engine import Engine
-from sfumato.ui import cards
+from sfumato.ui import cards, lists
 from sfumato.ui.latent_space import map_told, walk_told
 from sfumato.ui.live import now
 from sfumato.ui.site import Visit, visit_in
@@ -48,6 +50,7 @@ FILES: Mapping[str, str] = MappingProxyType(  # ours, in the order in which the 
         "cards.js": "text/javascript",
         "zoom.js": "text/javascript",
         "latent.js": "text/javascript",
+        "rows.js": "text/javascript",
     }
 )
 TOLD: Mapping[str, Callable[[Engine, Visit, Mapping[str, str]], dict[str, Any]]] = MappingProxyType(
@@ -55,6 +58,8 @@ TOLD: Mapping[str, Callable[[Engine, Visit, Mapping[str, str]], dict[str, Any]]]
         "/ui/cards": cards.page,
         "/ui/map": lambda engine, visit, query: map_told(engine, visit, query.get("by", "")),
         "/ui/walk": lambda engine, visit, query: walk_told(engine, visit),
+        "/ui/queue": lambda engine, visit, query: lists.jobs(engine, visit),
+        "/ui/pulls": lambda engine, visit, query: lists.pulls(engine, visit),
     }
 )
 OPEN: tuple[tuple[str, re.Pattern[str]], ...] = (

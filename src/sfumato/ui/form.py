@@ -67,6 +67,8 @@ class Form:
 
     def fill(self, request: Request) -> list[Any]:
         """What `inputs` show for a request."""
+        if request.model.checkpoint is None:
+            request = replace(request, model=replace(request.model, checkpoint=self.site.checkpoint))
         known = self._controls.values()
         shown = controls.shown(request, known, self.site.native(request.model.checkpoint))
         return [within(each, shown[each.field]) for each in known]
@@ -76,10 +78,7 @@ class Form:
 
         Raises RequestError: a value in it is none; names it.
         """
-        request = metadata.read(infotext)
-        if request.model.checkpoint is None:
-            request = replace(request, model=replace(request.model, checkpoint=self.site.checkpoint))
-        return self.fill(request)
+        return self.fill(metadata.read(infotext))
 
 
 def tool(sign: str, name: str, tab: str) -> gr.Button:

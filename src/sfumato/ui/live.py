@@ -85,35 +85,40 @@ def now(engine: Engine, visit: Visit, tab: str, preview: int = 0) -> dict[str, A
         return told
     if job.fault is not None:
         told["fault"] = f"{shown(job.fault.message, engine.settings)} ({job.fault.code})"
-    if job.ended:
-        return told | {"line": visit.say(ending(job), seconds=_took(job))}
-    told |= {"active": True, "waiting": engine.waiting()}
-    if job.state == "queued":
-        return told | {"line": visit.say("queued", ahead=job.position or 0, left=span(job.estimate))}
     progress = engine.progress(job.id)
-    if progress is None or not (progress.steps or progress.share):
-        return told | {"line": visit.say("starting")}
-    if not progress.steps:  # tiles of a picture that is enlarged
-        told |= {"share": progress.share, "version": progress.version}
-        percent, left = round(100 * progress.share), span(progress.seconds_left)
-        return told | {"line": visit.say("extras.running", percent=percent, left=left)}
+    told["line"] = line(visit, job, progress)
+    if job.ended:
+        return told
+    told |= {"active": True, "waiting": engine.waiting()}
+    if job.state == "queued" or progress is None:
+        return told
     if progress.preview is not None and progress.version != preview:
         packed = base64.b64encode(progress.preview).decode("ascii")
         told["preview"] = f"data:image/jpeg;base64,{packed}"
-    return told | {
-        "share": progress.share,
-        "version": progress.version,
-        "line": visit.say(
-            "running",
-            step=progress.step,
-            steps=progress.steps,
-            batch=progress.batch,
-            batches=progress.batches,
-            rate=f"{rate(job, progress):.2f}",
-            left=span(progress.seconds_left),
-            memory=f"{memory() / 2**30:.1f}",
-        ),
-    }
+    return told | {"share": progress.share, "version": progress.version}
+
+
+def line(visit: Visit, job: Job, progress: Progress | None) -> str:
+    """How a job stands, in one line of words."""
+    if job.ended:
+        return visit.say(ending(job), seconds=_took(job))
+    if job.state == "queued":
+        return visit.say("queued", ahead=job.position or 0, left=span(job.estimate))
+    if progress is None or not (progress.steps or progress.share):
+        return visit.say("starting")
+    left = span(progress.seconds_left)
+    if not progress.steps:  # tiles of a picture that is enlarged
+        return visit.say("extras.running", percent=round(100 * progress.share), left=left)
+    return visit.say(
+        "running",
+        step=progress.step,
+        steps=progress.steps,
+        batch=progress.batch,
+        batches=progress.batches,
+        rate=f"{rate(job, progress):.2f}",
+        left=left,
+        memory=f"{memory() / 2**30:.1f}",
+    )
 
 
 def rate(job: Job, progress: Progress) -> float:

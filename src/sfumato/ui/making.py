@@ -22,6 +22,7 @@ from sfumato.types import Prompt, Request
 from sfumato.ui import cards
 from sfumato.ui.form import Form, tool
 from sfumato.ui.live import current, together
+from sfumato.ui.presets import Presets
 from sfumato.ui.results import Results
 from sfumato.ui.scripts import Scripts
 from sfumato.ui.site import Load, Site, Visit
@@ -70,6 +71,7 @@ class Making:
                     choices=list(site.styles), multiselect=True, label=t("prompt.styles"),
                     elem_id=f"{self.tab}_styles", allow_custom_value=True,
                 )  # fmt: skip
+                self.presets = Presets(site, self.tab)
         cards.panel(self.tab)
         self.ticket = gr.Textbox(visible="hidden", show_label=False, elem_id=f"{self.tab}_ticket")
         form.adopt("model.checkpoint", site.checkpoint_choice)
@@ -114,6 +116,7 @@ class Making:
             return [*size, "x".join(map(str, new))]
 
         site, parts = self.site, [width, height, native]
+        site.sizes.append((width, height, native))
         site.on(site.checkpoint_choice.input, follow, [site.checkpoint_choice, *parts], parts)
         site.on(site.checkpoint_pick.click, follow, [site.checkpoint_picked, *parts], parts)
 
@@ -168,6 +171,7 @@ class Making:
         counted = [*prompts, form["prompt.emphasis"], form["sampling.steps"], self.styles, checkpoint]
         for each in (*prompts, self.styles, checkpoint):
             on(each.change, self._count, counted, [self.counter], trigger_mode="always_last")
+        self.presets.bind(form)
         self.site.loads.append(Load(lambda visit: new_ticket(), [self.ticket]))
         self.site.loads.append(Load(self._count_first, [self.counter]))
 

@@ -12,6 +12,7 @@ from sfumato.app.engine import Engine
 from sfumato.pipeline.scripts.fields import with_values
 from sfumato.types import Request
 from sfumato.ui.controls import component, of_tab, shown
+from sfumato.ui.first_start import FirstStart
 from sfumato.ui.form import tool
 from sfumato.ui.site import Site, Visit
 from sfumato.ui.strings import t
@@ -54,6 +55,7 @@ def build(engine: Engine) -> Any:
     """
     site = Site(engine=engine)
     with gr.Blocks(title="Sfumato", analytics_enabled=False, fill_width=True) as blocks:
+        first = FirstStart(site)
         site.checkpoint_choice = _quick(site)
         with gr.Tabs(elem_id="tabs") as tabs:
             for name, module in TABS:
@@ -61,6 +63,7 @@ def build(engine: Engine) -> Any:
                 if make is not None:  # a tab that is not here yet is not shown
                     with gr.Tab(t(f"tab.{name}"), id=name, elem_id=f"tab_{name}"):
                         make(site)
+        first.bind()
         site.wire(tabs)
         for load in site.loads:
             site.on(blocks.load, load.fn, [], load.outputs, postprocess=not load.raw)

@@ -23,22 +23,21 @@ STRIP = """<div class="sf-strip" data-tab="{tab}">
 SENDS = ("txt2img", "img2img", "inpaint", "extras")  # inlets, in the order of their buttons
 
 
-class Results:
-    """The components, and how they come by the present job of a tab."""
+class Pictures:
+    """The pictures of a job, what they were made from, and buttons that send them elsewhere."""
 
-    def __init__(self, site: Site, tab: str, sends: Sequence[str] = SENDS, *, seeds: bool = True) -> None:
+    def __init__(self, site: Site, name: str, sends: Sequence[str] = SENDS, *, seeds: bool = True) -> None:
         """Make them here.
 
         Args:
             site: of the page.
-            tab: whose jobs are shown.
+            name: that the components' names begin with.
             sends: names of the inlets to which there is a button.
-            seeds: whether its pictures are made from any.
+            seeds: whether the pictures are made from any.
         """
-        self.site, self.tab = site, tab
-        gr.HTML(STRIP.format(tab=escape(tab)), elem_id=f"{tab}_strip")
+        self.site = site
         self.gallery = gr.Gallery(
-            label=t("results.pictures"), elem_id=f"{tab}_gallery", columns=4,
+            label=t("results.pictures"), elem_id=f"{name}_gallery", columns=4,
             preview=True,
             selected_index=0, object_fit="contain",
             height=520, interactive=False, buttons=["download", "fullscreen"],
@@ -46,27 +45,15 @@ class Results:
         with gr.Row(elem_classes=["sf-sends"]):
             buttons = [gr.Button(t(f"send.{each}"), size="sm", min_width=90) for each in sends]
         self.infotext = gr.Textbox(
-            label=t("results.infotext"), elem_id=f"{tab}_infotext", lines=3, max_lines=8,
+            label=t("results.infotext"), elem_id=f"{name}_infotext", lines=3, max_lines=8,
             interactive=False, buttons=["copy"],
         )  # fmt: skip
         self.seed = gr.Textbox(
-            label=t("results.seed"), interactive=False, max_lines=1, elem_id=f"{tab}_made_seed",
+            label=t("results.seed"), interactive=False, max_lines=1, elem_id=f"{name}_made_seed",
             visible=seeds,
         )  # fmt: skip
-        self.job = gr.Textbox(visible="hidden", elem_id=f"{tab}_job", show_label=False)
+        self.job = gr.Textbox(visible="hidden", elem_id=f"{name}_job", show_label=False)
         self.chosen = gr.Textbox(value="0", visible="hidden", show_label=False)
-        self.signature = gr.Textbox(visible="hidden", elem_id=f"{tab}_signature", show_label=False)
-        refresh = gr.Button("…", visible="hidden", elem_id=f"{tab}_refresh")
-        outputs = [self.gallery, self.infotext, self.seed, self.job, self.chosen, self.signature]
-        site.on(
-            refresh.click,
-            self._show,
-            [self.signature],
-            outputs,
-            trigger_mode="always_last",
-            postprocess=False,
-        )
-        site.loads.append(Load(self._first, outputs, raw=True))
         site.on(
             self.gallery.select,
             self._select,
@@ -78,6 +65,25 @@ class Results:
             site.outlets.append(
                 Outlet(button=button, inlet=inlet, inputs=[self.job, self.chosen], send=self.send)
             )
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `values` are for, as the page takes it: without Gradio's postprocessing."""
+        return [self.gallery, self.infotext, self.seed, self.job, self.chosen]
+
+    def values(self, job: Job | None) -> list[Any]:
+        """What shows a job; None = nothing."""
+        if job is None:
+            return [[], "", "", "", "0"]
+        found = self._pictures(job)
+        first = found[0][1] if found else None
+        return [
+            [row for each, made in found for row in gallery(each.id, [made])],
+            first.infotext if first else "",
+            str(first.seed) if first else "",
+            job.id,
+            "0",
+        ]
 
     def send(self, visit: Visit, job_id: str, chosen: str) -> Sent:
         """The picture that is chosen. Raises RequestError: there is none yet."""
@@ -102,6 +108,39 @@ class Results:
         """The pictures of a form, of all the jobs that it made."""
         return [(each, made) for each in together(self.site.engine, job) for made in in_order(each)]
 
+    def _select(self, visit: Visit, event: gr.SelectData, job_id: str) -> list[str]:
+        _, made = self.chosen_of(visit, job_id, str(int(event.index)))
+        return [made.infotext, str(made.seed), str(int(event.index))]
+
+
+class Results(Pictures):
+    """The pictures of the present job of a tab, below what happens to it."""
+
+    def __init__(self, site: Site, tab: str, sends: Sequence[str] = SENDS, *, seeds: bool = True) -> None:
+        """Make them here; see `Pictures`.
+
+        Args:
+            site: of the page.
+            tab: whose jobs are shown.
+            sends: names of the inlets to which there is a button.
+            seeds: whether its pictures are made from any.
+        """
+        gr.HTML(STRIP.format(tab=escape(tab)), elem_id=f"{tab}_strip")
+        super().__init__(site, tab, sends, seeds=seeds)
+        self.tab = tab
+        self.signature = gr.Textbox(visible="hidden", elem_id=f"{tab}_signature", show_label=False)
+        refresh = gr.Button("…", visible="hidden", elem_id=f"{tab}_refresh")
+        outputs = [*self.outputs, self.signature]
+        site.on(
+            refresh.click,
+            self._show,
+            [self.signature],
+            outputs,
+            trigger_mode="always_last",
+            postprocess=False,
+        )
+        site.loads.append(Load(self._first, outputs, raw=True))
+
     def _first(self, visit: Visit) -> list[Any]:
         return self._show(visit, "")
 
@@ -109,22 +148,7 @@ class Results:
         job = current(self.site.engine, visit.owner, self.tab)
         if signature(job) == known:
             return [gr.skip()] * 6
-        if job is None:
-            return [[], "", "", "", "0", ""]
-        found = self._pictures(job)
-        first = found[0][1] if found else None
-        return [
-            [row for each, made in found for row in gallery(each.id, [made])],
-            first.infotext if first else "",
-            str(first.seed) if first else "",
-            job.id,
-            "0",
-            signature(job),
-        ]
-
-    def _select(self, visit: Visit, event: gr.SelectData, job_id: str) -> list[str]:
-        _, made = self.chosen_of(visit, job_id, str(int(event.index)))
-        return [made.infotext, str(made.seed), str(int(event.index))]
+        return [*self.values(job), signature(job)]
 
 
 def in_order(job: Job) -> list[Made]:

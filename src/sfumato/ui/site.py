@@ -19,7 +19,7 @@ from sfumato.app.settings import shown
 from sfumato.errors import ModelNotFoundError, SfumatoError
 from sfumato.pipeline.upscalers import upscalers
 from sfumato.text.styles import Style, find_styles
-from sfumato.types import ResizeMode
+from sfumato.types import Request, ResizeMode
 from sfumato.ui import controls
 from sfumato.ui.strings import language_of, word
 from sfumato.weights import store
@@ -55,6 +55,7 @@ class Sent:
     infotext: str = ""
     before: Path | None = None  # the picture that it was made from
     fit: ResizeMode = "Just resize"  # how that one came to this one's shape
+    request: Request | None = None  # where the settings are known better than by their text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class Outlet:
     inlet: str
     inputs: Sequence[Any]  # components
     send: Callable[..., Sent]  # (visit, *values of the inputs)
+    js: str | None = None  # a function of the browser that gives the values of the inputs
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,9 @@ class Site:
     inlets: dict[str, Inlet] = field(default_factory=dict)
     outlets: list[Outlet] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
+    sizes: list[tuple[Any, Any, Any]] = field(
+        default_factory=list
+    )  # see `Making`: width, height, native size
 
     def __post_init__(self) -> None:
         self.counter = PromptCounter(self.engine.shelf.adapters.embeddings)
@@ -182,7 +187,8 @@ class Site:
             if inlet is None:  # of a tab that is not here yet
                 outlet.button.visible = False
                 continue
-            self.on(outlet.button.click, _passing(outlet, inlet), outlet.inputs, [*inlet.outputs, tabs])
+            passing, outputs = _passing(outlet, inlet), [*inlet.outputs, tabs]
+            self.on(outlet.button.click, passing, outlet.inputs, outputs, js=outlet.js)
 
     def choices(self, kind: controls.Choices) -> list[Any]:
         """What can be chosen."""

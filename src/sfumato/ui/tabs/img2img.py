@@ -53,6 +53,9 @@ def build(site: Site) -> None:
             outputs=[*form.inputs, places.canvas[name], places.mode, places.tabs],
             fill=_filling(form, name),
         )
+    site.inlets["img2img_again"] = Inlet(
+        tab=TAB, outputs=[*form.inputs, *places.pictures, places.mode, places.tabs], fill=_filling_again(form)
+    )
 
 
 def _filling(form: Form, name: str) -> Callable[[Visit, Sent], list[Any]]:
@@ -62,6 +65,23 @@ def _filling(form: Form, name: str) -> Callable[[Visit, Sent], list[Any]]:
         values = form.paste(sent.infotext) if sent.infotext else [gr.skip()] * len(form.inputs)
         picture = read_picture(sent.image)
         return [*values, _on_canvas(picture) if name in EDITORS else picture, name, gr.Tabs(selected=name)]
+
+    return fill
+
+
+def _filling_again(form: Form) -> Callable[[Visit, Sent], list[Any]]:
+    """Settings of a job, with the pictures that it was made from."""
+
+    def fill(visit: Visit, sent: Sent) -> list[Any]:
+        assert sent.request is not None
+        source, mask, depth = (
+            None if each is None else read_picture(each)
+            for each in (sent.request.source.image, sent.request.mask.image, sent.request.source.depth)
+        )
+        mode = "img2img" if mask is None else "inpaint_upload"
+        held = [source if name == mode else gr.skip() for name in ("img2img", "inpaint_upload")]
+        pictures = [*held, gr.skip() if mask is None else mask, depth]
+        return [*form.fill(sent.request), *pictures, mode, gr.Tabs(selected=mode)]
 
     return fill
 
@@ -142,6 +162,11 @@ class Places:
         with gr.Accordion(t("mode.depth"), open=False, elem_id=f"{TAB}_depth"):
             gr.Markdown(t("help.mode.depth"), elem_classes=["sf-help"])
             self.depth = _picture("depth", "depth_map")
+
+    @property
+    def pictures(self) -> list[Any]:
+        """Places of pictures that are not painted on: source, source with a mask, the mask, the depth map."""
+        return [self.canvas["img2img"], self.canvas["inpaint_upload"], self.mask, self.depth]
 
     @property
     def inputs(self) -> list[Any]:

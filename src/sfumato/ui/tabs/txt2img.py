@@ -33,6 +33,8 @@ def build(site: Site) -> None:
     making.bind(results, lambda visit, request, values: request)
 
     def fill(visit: Visit, sent: Sent) -> list[Any]:
+        if sent.request is not None:
+            return form.fill(sent.request)
         if not sent.infotext:
             raise RequestError(visit.say("no_infotext"))
         return form.paste(sent.infotext)
