@@ -74,8 +74,10 @@ def theme() -> Any:
         input_background_fill="white",
         input_background_fill_dark="*neutral_900",
         input_border_width="1px",
-        button_primary_background_fill="*primary_600",
-        button_primary_background_fill_hover="*primary_700",
-        button_primary_background_fill_dark="*primary_600",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
         button_primary_text_color="white",
     )
