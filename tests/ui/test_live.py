@@ -43,11 +43,13 @@ def test_a_tab_shows_its_owners_jobs_alone(engine: Engine) -> None:
 
 def test_a_fault_is_told_in_words_with_its_code(engine: Engine) -> None:
     visit = Visit(owner="carl", role="user", language="de")
-    request = Request(prompt=Prompt(text="<b>x"), model=SMALL.model, sampling=Sampling(sampler="nosuch"))
+    request = Request(
+        prompt=Prompt(text="<b>x <lora:nosuch:1>"), canvas=SMALL.canvas, sampling=SMALL.sampling
+    )
     engine.wait(engine.submit(request, owner="carl").id, 100)
     told = now(engine, visit, "txt2img")
     assert told["line"] == "Fehlgeschlagen"
-    assert told["fault"].endswith("(request)")
+    assert told["fault"].endswith("(model_not_found)")
 
 
 def test_what_waits_is_shown_before_what_has_ended(engine: Engine) -> None:

@@ -15,7 +15,7 @@ from sfumato.weights.hub import PullStep
 
 ANN, BOB = Visit(owner="ann", role="user"), Visit(owner="bob", role="user", language="de")
 SMALL = Request(canvas=Canvas(width=64, height=64), sampling=Sampling(steps=1))
-HOSTILE = Request(prompt=Prompt(text="<b>a\n red  house"), sampling=Sampling(sampler="nosuch"))
+HOSTILE = Request(prompt=Prompt(text="<b>a\n red  house <lora:nosuch:1>"), sampling=Sampling(steps=1))
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def test_jobs_stand_as_they_are_made_and_others_jobs_do_not(engine: Engine) -> N
     assert [name for name, _ in first["rows"][0]["actions"]] == ["cancel", "again_txt2img"]
     assert [name for name, _ in first["rows"][1]["actions"]] == ["first", "cancel", "again_txt2img"]
     failed, done = second["rows"]
-    assert failed["title"] == "<b>a red house"
-    assert failed["fault"].endswith("(request)")
+    assert failed["title"] == "<b>a red house <lora:nosuch:1>"
+    assert failed["fault"].endswith("(model_not_found)")
     assert "nosuch" in failed["fault"]
     assert failed["link"] is None
     assert [name for name, _ in done["actions"]] == ["open", "again_txt2img"]
