@@ -10,10 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from sfumato.errors import TrainingError
+from sfumato.nn.vae import AutoencoderKL, VAEConfig
 from sfumato.train.batches import Batch, Batches
 from sfumato.train.caches import TensorStore
+from sfumato.train.catalogue import Scanned
+from sfumato.train.data import open_pictures
 from sfumato.train.dataset import find_pictures
-from sfumato.train.latents import Encoder, LatentBatches
+from sfumato.train.diffusion import cached_latents
+from sfumato.train.latents import Encoder, LatentBatches, open_latents, vae_encoder
 from sfumato.train.picture_config import PicturesConfig
 from sfumato.train.pictures import frame, mask_weights
 
@@ -281,3 +285,24 @@ def test_a_frame_takes_the_corner_it_is_given() -> None:
     fit = Fit(resized=(6, 2), bucket=(4, 2))
     assert np.array_equal(np.asarray(frame(image, fit, (1, 0), flip=False)), [[1, 2, 3, 4], [7, 8, 9, 10]])
     assert np.array_equal(np.asarray(frame(image, fit, (2, 0), flip=True)), [[5, 4, 3, 2], [11, 10, 9, 8]])
+
+
+def test_an_autoencoder_gives_the_latents_that_the_packed_trainer_makes(folder: Path, tmp_path: Path) -> None:
+    vae = AutoencoderKL(VAEConfig(channels=(8, 8, 8, 8), res_blocks=1, groups=4, scale_factor=0.3)).eval()
+    squares = tmp_path / "squares"
+    squares.mkdir()
+    for number in range(3):
+        picture(squares / f"{number}.png", number)
+    packed = open_pictures(squares)
+    wanted = cached_latents(vae, packed, tmp_path / "packed", "0" * 64)
+    config = PicturesConfig(source=squares, resolution=64)
+    opening = open_latents(config, vae_encoder(vae, "0"), tmp_path / "cache", size=1, seed=0)
+    try:
+        while True:
+            assert isinstance(next(opening), Scanned)
+    except StopIteration as end:
+        data = end.value
+    for number in range(3):
+        batch = data.draw(number)
+        # Rounded to float16: half a unit in its 11th digit, of values below 4.
+        torch.testing.assert_close(batch.latents[0], wanted[batch.rows[0]], atol=2**-9, rtol=2**-11)

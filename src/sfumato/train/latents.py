@@ -4,18 +4,21 @@ Shape letters: B pictures, C latent channels, H W pixels of a bucket, h w latent
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sfumato.errors import TrainingError
+from sfumato.nn.vae import AutoencoderKL
 from sfumato.train.batches import Batch
 from sfumato.train.caches import TensorStore, name_of
 from sfumato.train.captions import tag_counts, vary_caption
 from sfumato.train.catalogue import Picture, Scanned
-from sfumato.train.dataset import Found
+from sfumato.train.dataset import Found, find_pictures
+from sfumato.train.picture_config import PicturesConfig
 from sfumato.train.pictures import frame, mask_weights, to_tensor
 
 
@@ -193,3 +196,43 @@ class LatentBatches:
             return make().float()
         name = name_of(*made_from, self.catalogue.fit(picture), corner, flip)
         return self.store.get_or_make(name, make).float()
+
+
+def vae_encoder(vae: AutoencoderKL, digest: str) -> Encoder:
+    """Encode with an autoencoder, as it is, where it is: the means of its latents.
+
+    Args:
+        vae: in the precision to encode in.
+        digest: a hash of its weights.
+    """
+    parameter = next(vae.parameters())
+
+    @torch.no_grad()
+    def encode(images: Tensor) -> Tensor:
+        mean, _ = vae.encode(images.to(parameter.device, parameter.dtype))
+        return mean.float() * vae.config.scale_factor
+
+    name = f"{digest} {parameter.dtype} {vae.config.scale_factor}"
+    return Encoder(encode=encode, name=name, reduction=vae.config.reduction)
+
+
+def open_latents(
+    config: PicturesConfig, encoder: Encoder, cache: Path, *, size: int, seed: int
+) -> Generator[Scanned, None, LatentBatches]:
+    """Look through pictures and encode them, a step each, and give their batches in the end.
+
+    Args:
+        config: of the pictures.
+        encoder: for latents.
+        cache: a folder that keeps them.
+        size: B at most.
+        seed: of the order and of every variation.
+
+    Raises:
+        TrainingError: nothing to train on, sizes that do not go together, latents that are not finite.
+    """
+    found = find_pictures(config)
+    yield from found.look()
+    batches = LatentBatches(found, encoder, TensorStore(cache), size=size, seed=seed)
+    yield from batches.prepare()
+    return batches
