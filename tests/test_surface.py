@@ -361,6 +361,10 @@ def test_commands_and_their_options() -> None:
             *("pictures", "resolution", "buckets", "upscale", "least_side", "masks", "regularisation"),
             *("batch_size", "sheet", "as_json"),
         ],
+        "dataset caption": [
+            *("pictures", "model", "threshold", "character_threshold", "leave_out", "prefix", "overwrite"),
+            "as_json",
+        ],
         "models list": ["as_json", "models"],
         "models info": ["name", "as_json", "models"],
         "models add": ["path", "name", "link", "models"],

@@ -25,6 +25,7 @@ def add_commands(app: typer.Typer) -> None:
     """Register this file's commands."""
     group = typer.Typer(no_args_is_help=True, help="Pictures to train on.")
     group.command("check")(check)
+    group.command("caption")(caption)
     app.add_typer(group, name="dataset")
 
 
@@ -77,6 +78,39 @@ def check(
         save_as(contact_sheet(found), sheet, "")
         typer.echo(json.dumps({"sheet": str(sheet)}) if as_json else str(sheet))
     raise typer.Exit(1 if found.catalogue.left_out else 0)
+
+
+def caption(
+    *,
+    pictures: Annotated[
+        Path, typer.Argument(help="Of pictures, or of folders NUMBER_name.", metavar="FOLDER")
+    ],
+    model: Annotated[
+        str, typer.Option(help="A folder or owner/name: a captioner, or a tagger with model.onnx.")
+    ],
+    threshold: Annotated[float, typer.Option(help="Least probability of a tag.", min=0, max=1)] = 0.35,
+    character_threshold: Annotated[float, typer.Option(help="The same of a name.", min=0, max=1)] = 0.35,
+    leave_out: Annotated[list[str] | None, typer.Option(help="A tag that is not written.")] = None,
+    prefix: Annotated[str, typer.Option(help="Words before each caption.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace captions, too.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write captions beside pictures that have none, by a model of yours.
+
+    The exit code is 1 where a picture cannot be read.
+    """
+    from sfumato.cli_terminal import printable
+    from sfumato.train.captioner import Choice, caption_folder, open_captioner
+
+    choice = Choice(
+        threshold=threshold, character_threshold=character_threshold, unwanted=tuple(leave_out or ())
+    )
+    captioner, faults = open_captioner(model, choice), 0
+    for each in caption_folder(pictures, captioner, prefix=prefix, overwrite=overwrite):
+        faults += bool(each.fault)
+        told = {"name": each.name, "caption": each.caption, "fault": each.fault}
+        typer.echo(json.dumps(told) if as_json else printable(f"{each.name}: {each.caption or each.fault}"))
+    raise typer.Exit(1 if faults else 0)
 
 
 def _tell_buckets(found: Found, batch_size: int, *, as_json: bool) -> None:

@@ -378,3 +378,18 @@ def test_pulled_models_are_found_by_name(server: Server, weights: bytes, tmp_pat
     assert store.find(tmp_path / "models", "model") == path
     with pytest.raises(ModelNotFoundError):
         store.find(tmp_path / "models", "other")
+
+
+def test_files_come_into_the_hubs_own_cache_once(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    server.contents |= {"a.csv": b"a table", "b.csv": b"another"}
+    for _ in range(2):
+        found = hub.cached_files(REPO, ("a.csv", "b.csv"), endpoint=server.endpoint)
+        assert found is not None
+        assert [path.read_bytes() for path in found] == [b"a table", b"another"]
+    assert len(server.gets()) == 2
+    assert hub.cached_files(REPO, ("a.csv", "c.csv"), endpoint=server.endpoint) is None
+    with pytest.raises(DownloadError, match="no repository"):
+        hub.cached_files("no/such", ("a.csv",), endpoint=server.endpoint)

@@ -24,7 +24,9 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -130,6 +132,37 @@ def pull(
             parts.append(part)
         _publish(parts, names, target, whole)
         yield PullStep(file=names[-1], done=total, total=total, path=target)
+
+
+def cached_files(
+    repo: str, names: tuple[str, ...], *, endpoint: str | None = None
+) -> tuple[Path, ...] | None:
+    """Give files of a repository from the hub's cache on this machine, downloaded if they are not there.
+
+    Args:
+        repo: owner/name.
+        names: of the files.
+        endpoint: the server; None takes `HF_ENDPOINT`, or the public one.
+
+    Returns:
+        Their paths; None = the repository lacks one of them.
+
+    Raises:
+        DownloadError: no such repository, no access, a broken connection.
+    """
+    api = HfApi(endpoint=endpoint)
+    paths = []
+    with _explained(repo, api.endpoint):
+        for name in names:
+            try:
+                paths.append(Path(api.hf_hub_download(repo, name)))
+            except RemoteEntryNotFoundError:
+                return None
+            except LocalEntryNotFoundError as error:
+                raise DownloadError(
+                    f"{repo} is not on this machine, and {api.endpoint} cannot be reached; check the network"
+                ) from error
+    return tuple(paths)
 
 
 def _chosen(api: HfApi, repo: str, file: str | None, revision: str) -> list[str]:
