@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,23 +62,23 @@ def check(
         masks=masks,
         regularisation=regularisation,
     )
-    found = find_pictures(config)
-    with ProgressBar(None) as bar:
-        for step in found.look():
-            bar.update(step.done, step.name)
-            for finding in step.findings:
-                told = {"name": finding.name, "kind": finding.kind, "detail": finding.detail}
-                told["consequence"] = finding.consequence
-                with bar.paused():
-                    typer.echo(json.dumps(told) if as_json else printable(str(finding)))
-    _tell_buckets(found, batch_size, as_json=as_json)
-    if sheet is not None:
-        from sfumato.pipeline.images import save_as
-        from sfumato.train.contact_sheet import contact_sheet
+    with closing(find_pictures(config)) as found:
+        with ProgressBar(None) as bar:
+            for step in found.look():
+                bar.update(step.done, step.name)
+                for finding in step.findings:
+                    told = {"name": finding.name, "kind": finding.kind, "detail": finding.detail}
+                    told["consequence"] = finding.consequence
+                    with bar.paused():
+                        typer.echo(json.dumps(told) if as_json else printable(str(finding)))
+        _tell_buckets(found, batch_size, as_json=as_json)
+        if sheet is not None:
+            from sfumato.pipeline.images import save_as
+            from sfumato.train.contact_sheet import contact_sheet
 
-        save_as(contact_sheet(found), sheet, "")
-        typer.echo(json.dumps({"sheet": str(sheet)}) if as_json else str(sheet))
-    raise typer.Exit(1 if found.catalogue.left_out else 0)
+            save_as(contact_sheet(found), sheet, "")
+            typer.echo(json.dumps({"sheet": str(sheet)}) if as_json else str(sheet))
+        raise typer.Exit(1 if found.catalogue.left_out else 0)
 
 
 def caption(

@@ -89,6 +89,12 @@ def test_without_upscaling_a_small_picture_keeps_its_size() -> None:
     assert buckets.fit(4000, 3300).bucket == (512, 448)
 
 
+def test_no_bucket_is_narrower_than_may_be() -> None:
+    buckets = Buckets(resolution=512, step=64, smallest=320, largest=2048)
+    assert min(min(size) for size in buckets.sizes) == 320
+    assert max(max(size) for size in buckets.sizes) == 768
+
+
 def test_squares_alone() -> None:
     assert usual_buckets(512, enabled=False).sizes == ((512, 512),)
 

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from sfumato.train.captions import (
     MAX_CAPTION_BYTES,
+    MOST_TAGS,
     CaptionConfig,
     clean_caption,
     decode_caption,
+    longest_prompts,
     tag_counts,
     vary_caption,
 )
@@ -100,6 +102,18 @@ def test_what_is_fixed_says_so() -> None:
     assert CaptionConfig(prefix="a", templates=("{}",)).is_fixed()
     for field in ({"dropout": 0.1}, {"shuffle": True}, {"tag_dropout": 0.1}, {"templates": ("a", "b")}):
         assert not CaptionConfig.model_validate(field).is_fixed()
+
+
+def test_the_longest_prompts_are_those_with_nothing_dropped() -> None:
+    config = CaptionConfig(prefix="p", templates=("1 {}", "2 {}"), dropout=0.5, shuffle=True)
+    assert list(longest_prompts("a, b\nc", config)) == ["1 p a, b", "2 p a, b", "1 p c", "2 p c"]
+
+
+def test_counting_tags_that_hardly_ever_come_twice_forgets_the_rare() -> None:
+    captions = ((f"cat, {number}", 1) for number in range(120 * MOST_TAGS))
+    counts = tag_counts(captions, ",")
+    assert len(counts) == MOST_TAGS
+    assert next(iter(counts.items())) == ("cat", 120 * MOST_TAGS)
 
 
 def test_tags_are_counted_with_their_repeats() -> None:

@@ -66,3 +66,12 @@ def test_the_command_names_bad_files_and_counts_the_steps(tmp_path: Path) -> Non
     assert done.exit_code == 1
     assert '"name": "3_cat/x.png", "kind": "empty file"' in done.output
     assert '"visits": 9, "steps": 5' in done.output
+
+
+def test_names_from_strangers_do_nothing_to_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "\x1b[31mred\u202e.png").write_bytes(b"")
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    done = CliRunner().invoke(app, ["dataset", "check", str(tmp_path), "--resolution", "64"])
+    assert done.exit_code == 1
+    assert "\x1b" not in done.output
+    assert "\u202e" not in done.output

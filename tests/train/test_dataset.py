@@ -14,7 +14,7 @@ from sfumato.errors import TrainingError
 from sfumato.train.buckets import usual_buckets
 from sfumato.train.catalogue import Catalogue, Picture
 from sfumato.train.dataset import Found, find_pictures
-from sfumato.train.entries import WHAT_HAPPENS
+from sfumato.train.entries import WHAT_HAPPENS, Finding
 from sfumato.train.picture_config import PicturesConfig
 
 
@@ -105,6 +105,28 @@ def test_rows_that_name_no_file_or_one_outside_are_left_out(tmp_path: Path) -> N
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
     kinds = [each.kind for each in looked(tmp_path).catalogue.findings()]
     assert kinds == ["missing", "outside", "outside"]
+
+
+def test_a_caption_that_fills_more_tokens_than_are_read_leaves_its_picture_out(tmp_path: Path) -> None:
+    for number, words in enumerate([225, 226, 9000]):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+        (tmp_path / f"{number}.txt").write_text("cat " * words, "utf-8")
+    found = looked(tmp_path)
+    assert [(each.name, each.kind) for each in found.catalogue.findings()] == [
+        ("1.png", "long caption"),
+        ("2.png", "long caption"),
+    ]
+    assert "4 rows of 75 tokens, at most 3" in str(next(found.catalogue.findings()))
+    with pytest.raises(TrainingError, match="long caption"):
+        looked(tmp_path, captions={"suffix": "dog"})
+
+
+def test_a_full_disk_for_temporary_files_is_said(tmp_path: Path) -> None:
+    catalogue = Catalogue(usual_buckets(64))
+    catalogue.database.execute("PRAGMA max_page_count = 8")
+    finding = Finding(name="a name " * 10_000, kind="missing")
+    with pytest.raises(TrainingError, match="make room"):
+        catalogue.note(finding)
 
 
 def test_words_stand_in_for_captions(tmp_path: Path) -> None:

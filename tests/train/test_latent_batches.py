@@ -228,7 +228,12 @@ def test_regularisation_pictures_are_seen_as_often_and_weigh_as_told(folder: Pat
     for number in range(4):
         picture(folder.parent / "class" / f"{number}.png", 50 + number)
     data = batches(
-        folder, regularisation=folder.parent / "class", prior_weight=0.5, prior_prompt="x", repeats=2
+        folder,
+        regularisation=folder.parent / "class",
+        prior_weight=0.5,
+        captions={"prefix": "sks"},
+        prior_prompt="x",
+        repeats=2,
     )
     assert len(data) == 24
     drawn = [data.draw(number) for number in range(data.order.batches)]
@@ -237,6 +242,7 @@ def test_regularisation_pictures_are_seen_as_often_and_weigh_as_told(folder: Pat
     assert (weights == 0.5).sum() == 12
     prompts = [prompt for batch in drawn for prompt in batch.prompts]
     assert prompts.count("x") == 12
+    assert sum(prompt.startswith("sks number") for prompt in prompts) == 12
 
 
 def test_a_picture_that_changes_or_goes_while_training_stops_it(folder: Path) -> None:

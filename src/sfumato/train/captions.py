@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_CAPTION_BYTES = 64 * 1024
+MOST_TAGS = 1000  # that are counted in the end
 
 _MARKS = (  # longest first: the mark of UTF-32 begins as that of UTF-16 does
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -79,8 +80,7 @@ def vary_caption(text: str, config: CaptionConfig, rng: np.random.Generator) -> 
         rng: of this visit; how often it is asked depends on the configuration and the caption alone.
     """
     lines = text.split("\n")
-    line = lines[int(rng.integers(len(lines)))] if len(lines) > 1 else text
-    line = " ".join(part for part in (config.prefix, line, config.suffix) if part)
+    line = _surrounded(lines[int(rng.integers(len(lines)))] if len(lines) > 1 else text, config)
     if config.dropout and rng.random() < config.dropout:
         return ""
     line = _vary_tags(line, config, rng)
@@ -88,6 +88,17 @@ def vary_caption(text: str, config: CaptionConfig, rng: np.random.Generator) -> 
         chosen = config.templates[int(rng.integers(len(config.templates)))]
         return chosen.replace("{}", line)
     return line
+
+
+def longest_prompts(text: str, config: CaptionConfig) -> Iterator[str]:
+    """Give the prompts of a caption with nothing dropped, one for each of its lines and each template."""
+    for line in text.split("\n"):
+        for template in config.templates or ("{}",):
+            yield template.replace("{}", _surrounded(line, config))
+
+
+def _surrounded(line: str, config: CaptionConfig) -> str:
+    return " ".join(part for part in (config.prefix, line, config.suffix) if part)
 
 
 def _vary_tags(line: str, config: CaptionConfig, rng: np.random.Generator) -> str:
@@ -111,10 +122,21 @@ def _tags(line: str, separator: str) -> Iterator[str]:
 
 
 def tag_counts(captions: Iterator[tuple[str, int]], separator: str) -> Mapping[str, int]:
-    """Count how often each tag is seen in a round, from captions and their repeats, commonest first."""
+    """Count how often each tag is seen in a round, from captions and their repeats.
+
+    Returns:
+        The commonest `MOST_TAGS`, commonest first. Where hardly any tag comes twice, as among sentences, rare
+        ones are forgotten on the way.
+    """
     counts: dict[str, int] = {}
     for text, repeats in captions:
         for line in text.split("\n"):
             for tag in _tags(line, separator):
                 counts[tag] = counts.get(tag, 0) + repeats
-    return dict(sorted(counts.items(), key=lambda row: (-row[1], row[0])))
+        if len(counts) > 100 * MOST_TAGS:
+            counts = _commonest(counts, 50 * MOST_TAGS)
+    return _commonest(counts, MOST_TAGS)
+
+
+def _commonest(counts: Mapping[str, int], most: int) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda row: (-row[1], row[0]))[:most])

@@ -7,7 +7,7 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sfumato.errors import OutputError
+from sfumato.errors import OutputError, PromptError, TrainingError
+from sfumato.text import chunks
+from sfumato.text.tokenizer import Tokenizer
 from sfumato.train.buckets import Buckets, Fit, Size
-from sfumato.train.captions import clean_caption, decode_caption
+from sfumato.train.captions import CaptionConfig, clean_caption, decode_caption, longest_prompts
 from sfumato.train.entries import LEFT_OUT, Entry, Finding, Source
 from sfumato.train.pictures import content_hash, read_colours, read_mask
 
@@ -82,7 +84,7 @@ class Catalogue:
             *(picture.mask_digest, picture.width, picture.height, *bucket, picture.repeats, picture.caption),
         )
         try:
-            self.database.execute(f"INSERT INTO pictures VALUES ({','.join('?' * len(values))})", values)
+            self._write(f"INSERT INTO pictures VALUES ({','.join('?' * len(values))})", values)
         except sqlite3.IntegrityError:
             key = (picture.prior, picture.digest)
             found = self.database.execute("SELECT name FROM pictures WHERE prior = ? AND digest = ?", key)
@@ -93,7 +95,16 @@ class Catalogue:
     def note(self, finding: Finding) -> None:
         """Keep a finding."""
         row = _storable(finding.name), finding.kind, _storable(finding.detail)
-        self.database.execute("INSERT INTO findings VALUES (?, ?, ?)", row)
+        self._write("INSERT INTO findings VALUES (?, ?, ?)", row)
+
+    def _write(self, statement: str, values: tuple[object, ...]) -> None:
+        try:
+            self.database.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise TrainingError(
+                f"the list of pictures, a temporary file, failed: {error}; make room, or name another "
+                "folder in SQLITE_TMPDIR"
+            ) from error
 
     def findings(self) -> Iterator[Finding]:
         """List what was found, in the order of the files."""
@@ -169,6 +180,8 @@ class Wanted:
     prior: bool = False
     repeats: int = 1  # times those of its folder
     prompt: str = ""  # where there is no caption; "" = the words of its folder
+    captions: CaptionConfig = field(default_factory=CaptionConfig)  # how they will vary
+    most_rows: int = 3  # of tokens that a prompt may fill
 
 
 def scan(source: Source, wanted: Wanted, catalogue: Catalogue) -> Iterator[Scanned]:
@@ -182,8 +195,9 @@ def scan(source: Source, wanted: Wanted, catalogue: Catalogue) -> Iterator[Scann
     Yields:
         Each entry, as it is done; stop iterating to stop.
     """
+    scanner = _Scanner(source, wanted, catalogue)
     for done, each in enumerate(source.entries(), start=1):
-        findings = [each] if isinstance(each, Finding) else list(_examine(source, each, wanted, catalogue))
+        findings = [each] if isinstance(each, Finding) else list(scanner.examine(each))
         for finding in findings:
             catalogue.note(finding)
         yield Scanned(done=done, name=each.name, findings=tuple(findings))
@@ -197,43 +211,68 @@ class _FaultError(Exception):
         self.kind = kind
 
 
-def _examine(source: Source, entry: Entry, wanted: Wanted, catalogue: Catalogue) -> Iterator[Finding]:
-    try:
-        caption = _caption(entry)
-        image = _colours(source, entry.address)
-        if min(image.size) < wanted.least_side:
-            raise _FaultError(
-                "too small", f"{image.width}×{image.height}, its shorter side is under {wanted.least_side}"
-            )
-        mask_digest = _mask_digest(source, entry, image)
-    except _FaultError as fault:
-        yield Finding(name=entry.name, kind=fault.kind, detail=str(fault))
-        return
-    picture = Picture(
-        name=entry.name,
-        address=entry.address,
-        digest=content_hash(image),
-        width=image.width,
-        height=image.height,
-        caption=caption or wanted.prompt or entry.words,
-        repeats=entry.repeats * wanted.repeats,
-        prior=wanted.prior,
-        mask=entry.mask,
-        mask_digest=mask_digest,
-    )
-    if other := catalogue.add(picture):
-        yield Finding(name=entry.name, kind="duplicate", detail=f"the pixels of {other}")
-        return
-    if not caption:
-        yield Finding(
+class _Scanner:
+    """Looks at one entry after the other."""
+
+    def __init__(self, source: Source, wanted: Wanted, catalogue: Catalogue) -> None:
+        self.source, self.wanted, self.catalogue = source, wanted, catalogue
+        self.tokenizer = Tokenizer.load()
+
+    def examine(self, entry: Entry) -> Iterator[Finding]:
+        """Add what is fit to the catalogue, and say what is not."""
+        try:
+            said = _caption(entry)
+            caption = said or self.wanted.prompt or entry.words
+            self._require_short(caption)
+            image = _colours(self.source, entry.address)
+            self._require_large(image)
+            mask_digest = _mask_digest(self.source, entry, image)
+        except _FaultError as fault:
+            yield Finding(name=entry.name, kind=fault.kind, detail=str(fault))
+            return
+        picture = Picture(
             name=entry.name,
-            kind="no caption" if entry.caption is None else "empty caption",
-            detail=f"trained on {picture.caption!r}" if picture.caption else "trained on the empty prompt",
+            address=entry.address,
+            digest=content_hash(image),
+            width=image.width,
+            height=image.height,
+            caption=caption,
+            repeats=entry.repeats * self.wanted.repeats,
+            prior=self.wanted.prior,
+            mask=entry.mask,
+            mask_digest=mask_digest,
         )
-    if image.mode == "RGBA" and not wanted.alpha_mask:
-        yield Finding(name=entry.name, kind="transparent")
-    if (lost := catalogue.fit(picture).lost) > MUCH:
-        yield Finding(name=entry.name, kind="much cropped", detail=f"{lost:.0%} is cut off")
+        if other := self.catalogue.add(picture):
+            yield Finding(name=entry.name, kind="duplicate", detail=f"the pixels of {other}")
+            return
+        if not said:
+            kind = "no caption" if entry.caption is None else "empty caption"
+            yield Finding(
+                name=entry.name,
+                kind=kind,
+                detail=f"trained on {caption!r}" if caption else "trained on the empty prompt",
+            )
+        if image.mode == "RGBA" and not self.wanted.alpha_mask:
+            yield Finding(name=entry.name, kind="transparent")
+        if (lost := self.catalogue.fit(picture).lost) > MUCH:
+            yield Finding(name=entry.name, kind="much cropped", detail=f"{lost:.0%} is cut off")
+
+    def _require_large(self, image: Image.Image) -> None:
+        least = self.wanted.least_side
+        if min(image.size) < least:
+            raise _FaultError("too small", f"{image.width}×{image.height}, its shorter side is under {least}")
+
+    def _require_short(self, caption: str) -> None:
+        most = self.wanted.most_rows
+        for prompt in longest_prompts(caption, self.wanted.captions):
+            try:
+                rows = len(chunks.split(prompt, self.tokenizer, emphasis="None"))
+            except PromptError as error:
+                raise _FaultError("long caption", str(error)) from error
+            if rows > most:
+                raise _FaultError(
+                    "long caption", f"{rows} rows of {chunks.ROW} tokens, at most {most} are read"
+                )
 
 
 def _caption(entry: Entry) -> str:

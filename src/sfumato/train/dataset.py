@@ -24,8 +24,11 @@ class Found:
     prior: Source | None
     catalogue: Catalogue
 
-    def look(self) -> Iterator[Scanned]:
+    def look(self, most_rows: int = 3) -> Iterator[Scanned]:
         """Look through all files, a step each; the catalogue holds what is found.
+
+        Args:
+            most_rows: of 75 tokens each, that a prompt may fill.
 
         Raises:
             TrainingError: at the end: no picture can be used.
@@ -37,16 +40,22 @@ class Found:
             alpha_mask=config.masks == ALPHA,
             repeats=config.repeats,
             prompt=config.prompt,
+            captions=config.captions,
+            most_rows=most_rows,
         )
         yield from scan(self.source, own, self.catalogue)
         count = len(self.catalogue)
         if not count:
             raise TrainingError(f"{config.source} has no picture that can be used{self._why()}")
         if self.prior is not None:
-            others = Wanted(least_side=least, prior=True, prompt=config.prior_prompt)
+            others = Wanted(least_side=least, prior=True, prompt=config.prior_prompt, most_rows=most_rows)
             yield from scan(self.prior, others, self.catalogue)
             if len(self.catalogue) == count:
                 raise TrainingError(f"{config.regularisation} has no picture that can be used")
+
+    def close(self) -> None:
+        """Let go of the list of pictures."""
+        self.catalogue.close()
 
     def _why(self) -> str:
         first = next(self.catalogue.findings(), None)

@@ -20,6 +20,7 @@ LEFT_OUT: Mapping[str, str] = MappingProxyType(  # kind of finding: what becomes
         "outside": "left out",
         "bad row": "left out",
         "bad caption": "left out",
+        "long caption": "left out; shorten it, or let captions be longer",
         "bad mask": "left out",
         "other format": "left out",
     }

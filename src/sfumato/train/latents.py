@@ -15,7 +15,7 @@ from sfumato.errors import TrainingError
 from sfumato.nn.vae import AutoencoderKL
 from sfumato.train.batches import Batch
 from sfumato.train.caches import TensorStore, name_of
-from sfumato.train.captions import tag_counts, vary_caption
+from sfumato.train.captions import CaptionConfig, tag_counts, vary_caption
 from sfumato.train.catalogue import Picture, Scanned
 from sfumato.train.dataset import Found, find_pictures
 from sfumato.train.picture_config import PicturesConfig
@@ -101,7 +101,8 @@ class LatentBatches:
             across, down = self.catalogue.fit(picture).room
             corner = int(rng.integers(across + 1)), int(rng.integers(down + 1))
         flip = self.config.flip and bool(rng.random() < 0.5)
-        prompt = vary_caption(picture.caption, self.config.captions, rng)
+        captions = CaptionConfig() if picture.prior else self.config.captions  # no trigger word for the class
+        prompt = vary_caption(picture.caption, captions, rng)
         return Visit(picture=picture, row=row, corner=corner, flip=flip, prompt=prompt)
 
     def draw(self, number: int) -> Batch:
@@ -217,7 +218,13 @@ def vae_encoder(vae: AutoencoderKL, digest: str) -> Encoder:
 
 
 def open_latents(
-    config: PicturesConfig, encoder: Encoder, cache: Path, *, size: int, seed: int
+    config: PicturesConfig,
+    encoder: Encoder,
+    cache: Path,
+    *,
+    size: int,
+    seed: int,
+    most_rows: int = 3,
 ) -> Generator[Scanned, None, LatentBatches]:
     """Look through pictures and encode them, a step each, and give their batches in the end.
 
@@ -227,12 +234,13 @@ def open_latents(
         cache: a folder that keeps them.
         size: B at most.
         seed: of the order and of every variation.
+        most_rows: of 75 tokens each, that a prompt may fill.
 
     Raises:
         TrainingError: nothing to train on, sizes that do not go together, latents that are not finite.
     """
     found = find_pictures(config)
-    yield from found.look()
+    yield from found.look(most_rows)
     batches = LatentBatches(found, encoder, TensorStore(cache), size=size, seed=seed)
     yield from batches.prepare()
     return batches

@@ -26,7 +26,7 @@ class PicturesConfig(BaseModel):
     random_crop: bool = False  # False = the middle; with it nothing is kept, and each visit encodes anew
     masks: str = ""  # "alpha", or the name of a folder with masks; where black, the loss does not count
     prompt: str = ""  # of pictures without a caption; "" = the words of their folder
-    captions: CaptionConfig = CaptionConfig()
+    captions: CaptionConfig = CaptionConfig()  # those of regularisation pictures stay as they are
     regularisation: Path | None = None  # pictures of the class, for DreamBooth
     prior_prompt: str = ""  # of those without a caption
     prior_weight: Annotated[float, Field(ge=0)] = 1.0  # of their loss
