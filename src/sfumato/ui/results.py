@@ -12,6 +12,7 @@ import gradio as gr
 from sfumato.app.jobs import Job, Made
 from sfumato.errors import RequestError
 from sfumato.types import ResizeMode
+from sfumato.ui.first_pass import first_pass
 from sfumato.ui.live import current, signature, together
 from sfumato.ui.site import Load, Outlet, Sent, Site, Visit
 from sfumato.ui.strings import t
@@ -92,7 +93,7 @@ class Pictures:
         return Sent(
             image=self.site.engine.file(made),
             infotext=made.infotext,
-            before=source if isinstance(source, Path) else None,
+            before=source if isinstance(source, Path) else first_pass(self.site.engine.gallery, job, made),
             fit=_fit(job),
         )
 
@@ -161,7 +162,7 @@ def _fit(job: Job) -> ResizeMode:
     if job.script is not None and job.script.name == "extras":
         cut = job.script.arguments.get("width") and job.script.arguments.get("crop")
         return "Crop and resize" if cut else "Just resize"
-    return job.request.source.resize_mode
+    return "Crop and resize" if job.request.hires.enabled else job.request.source.resize_mode
 
 
 def address(job_id: str, index: int) -> str:

@@ -19,10 +19,11 @@
 
   // ---- the map ----------------------------------------------------------------------------------------------
   const SIDE = 56; // pixels of a small picture
-  const DOT = 3;
+  const DOT = 3, MANY = 1000; // its radius; points from which on it is half as large
+  const REST = 150; // milliseconds
   const NEAREST = 200; // times the first view
   const LISTED = 40, KEPT = 600; // pictures of the list, and in memory
-  const APART = 0.003; // between pictures of one place, so that a close look parts them
+  const APART = 0.03, WIDEST = 0.1; // between pictures of one place; how far they go from it, all in all
 
   class Chart {
     constructor(place, say) {
@@ -31,7 +32,7 @@
       this.name = place.querySelector(".sf-map-name");
       this.list = place.querySelector(".sf-map-list");
       this.count = place.querySelector(".sf-map-count");
-      this.points = [];
+      [this.points, this.size] = [[], [0, 0]];
       this.bounds = bounds([]);
       this.images = new Map();
       this.chosen = this.hovered = -1;
@@ -45,7 +46,7 @@
       }
       this.listen();
       this.whole();
-      new ResizeObserver(() => this.draw()).observe(this.canvas);
+      new ResizeObserver(() => this.measure()).observe(this.canvas);
       this.load("looks");
     }
 
@@ -68,19 +69,24 @@
       this.chosen = this.points.findIndex(each => each.id === chosen);
       this.hovered = -1;
       this.bounds = bounds(told.points);
-      if (by !== this.drawn) this.whole(); // else whoever looks stays where they are
+      if (by !== this.drawn || this.scale === 1) this.whole(); // else whoever looks stays where they are
       this.drawn = by;
       this.draw();
       if (told.left) this.timer = setTimeout(() => this.load(by), 100);
     }
 
     // ---- from the plane to the screen
-    get size() { return [this.canvas.clientWidth, this.canvas.clientHeight]; }
+    measure() {
+      this.size = [this.canvas.clientWidth, this.canvas.clientHeight];
+      this.draw();
+    }
+
     get unit() { // pixels
       const [width, height] = this.size, room = side => Math.max(20, side / 2 - SIDE / 2 - 8);
       const {wide, high} = this.bounds;
       return Math.min(room(width) / wide, room(height) / high) * this.scale;
     }
+
     at({x, y}) {
       const [width, height] = this.size;
       return [width / 2 + (x - this.x) * this.unit, height / 2 - (y - this.y) * this.unit];
@@ -120,10 +126,20 @@
     }
 
     // ---- what is drawn
-    draw() {
+    draw() { // pictures and the list come when nobody moves for a moment
+      this.still = false;
+      clearTimeout(this.rest);
+      this.rest = setTimeout(() => {
+        this.still = true;
+        this.redraw();
+      }, REST);
+      this.redraw();
+    }
+
+    redraw() {
       this.frame ??= requestAnimationFrame(() => {
         this.frame = undefined;
-        if (this.canvas.clientWidth) this.paint();
+        if (this.size[0]) this.paint();
       });
     }
 
@@ -150,8 +166,8 @@
       return this.grids.get(key);
     }
 
-    seen({x, y}) {
-      const [px, py] = this.at({x, y}), [width, height] = this.size;
+    seen(point) {
+      const [px, py] = this.at(point), [width, height] = this.size;
       return px > -SIDE / 2 && px < width + SIDE / 2 && py > -SIDE / 2 && py < height + SIDE / 2;
     }
 
@@ -164,18 +180,20 @@
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
       pen.clearRect(0, 0, width, height);
       if (!this.told) return;
+      const inside = this.points.filter(point => this.seen(point)), dot = inside.length > MANY ? DOT / 2 : DOT;
       pen.fillStyle = style.color;
-      for (const point of this.points) {
-        if (!this.seen(point)) continue;
-        pen.beginPath();
-        pen.arc(...this.at(point), DOT, 0, 7);
-        pen.fill();
+      pen.beginPath();
+      for (const point of inside) {
+        const [px, py] = this.at(point);
+        pen.moveTo(px + dot, py);
+        pen.arc(px, py, dot, 0, 7);
       }
+      pen.fill();
       this.boxes = this.large().filter(number => this.seen(this.points[number]));
       const above = [this.hovered, this.chosen].filter(number => number >= 0);
       for (const number of [...this.boxes, ...above]) this.picture(pen, number, style);
       this.stops.forEach((id, place) => this.badge(pen, id, place, style));
-      this.beside();
+      if (this.still) this.beside(inside);
     }
 
     picture(pen, number, style) {
@@ -208,7 +226,8 @@
       let image = this.images.get(id);
       if (!image) {
         image = new Image();
-        image.addEventListener("load", () => this.draw());
+        if (!this.still) return image; // as yet only the place for it
+        image.addEventListener("load", () => this.redraw());
         image.src = small(id);
       }
       this.images.delete(id); // now the last of them
@@ -217,26 +236,25 @@
       return image;
     }
 
-    beside() { // the same as a list: what is in view, from the middle outwards
-      const inside = this.points.map((point, number) => ({point, number})).filter(each => this.seen(each.point));
-      const far = ({point}) => (point.x - this.x) ** 2 + (point.y - this.y) ** 2;
-      const listed = inside.sort((a, b) => far(a) - far(b)).slice(0, LISTED);
+    beside(inside) { // the same as a list: what is in view, from the middle outwards
+      const far = point => (point.x - this.x) ** 2 + (point.y - this.y) ** 2;
+      const listed = inside.toSorted((a, b) => far(a) - far(b)).slice(0, LISTED);
       const {total, left, shares} = this.told;
       const places = {seen: inside.length, total, left, across: percent(shares[0]), up: percent(shares[1])};
       const text = total === 0 ? "map_empty" : left ? "map_reads" : "map_seen";
       this.say_once(filled(this.say[text], places));
-      const key = listed.map(each => each.point.id).join();
+      const key = listed.map(each => each.id).join();
       if (key === this.listed) return;
       this.listed = key;
       const focused = this.list.contains(document.activeElement) && document.activeElement.dataset.id;
-      this.list.replaceChildren(...listed.map(({point, number}) => {
+      this.list.replaceChildren(...listed.map(point => {
         const item = document.createElement("li"), button = document.createElement("button");
         [button.type, button.dataset.id] = ["button", point.id];
         const image = button.appendChild(new Image(40, 40));
         [image.loading, image.alt, image.src] = ["lazy", "", small(point.id)];
         button.append(point.label || this.say.no_prompt);
-        button.addEventListener("click", () => this.choose(number));
-        for (const name of ["focus", "pointerenter"]) button.addEventListener(name, () => this.hover(number));
+        button.addEventListener("click", () => this.choose(point.number));
+        for (const name of ["focus", "pointerenter"]) button.addEventListener(name, () => this.hover(point.number));
         for (const name of ["blur", "pointerleave"]) button.addEventListener(name, () => this.hover(-1));
         item.append(button);
         return item;
@@ -269,19 +287,18 @@
       if (number === this.hovered) return;
       this.hovered = number;
       this.canvas.style.cursor = number >= 0 ? "pointer" : "";
-      this.draw();
+      this.redraw();
     }
 
     choose(number) {
       if (number < 0) return;
       this.chosen = number;
       const {id, label} = this.points[number], figure = byId("latent_opened");
-      figure.hidden = false;
       const image = figure.querySelector("img");
       [image.src, image.alt] = [`api/v1/gallery/${id}/file`, label];
       tell("latent_chosen", id);
       document.querySelector("#latent_opened_place").classList.add("sf-there");
-      this.draw();
+      this.redraw();
     }
 
     listen() {
@@ -348,12 +365,15 @@
   const percent = share => `${Math.round(100 * share)} %`;
 
   function apart({ids, labels, points}) { // those of one place lie around it like the seeds of a sunflower
+    const piles = new Map();
+    for (const point of points) piles.set(point.join(), (piles.get(point.join()) ?? 0) + 1);
     const there = new Map();
     return ids.map((id, number) => {
-      const [x, y] = points[number], place = `${x},${y}`, count = there.get(place) ?? 0;
+      const [x, y] = points[number], place = points[number].join();
+      const count = there.get(place) ?? 0, pile = piles.get(place);
       there.set(place, count + 1);
-      const away = APART * Math.sqrt(count), turn = 2.39996 * count;
-      return {id, label: labels[number], x: x + away * Math.cos(turn), y: y + away * Math.sin(turn)};
+      const away = Math.min(APART, WIDEST / Math.sqrt(pile)) * Math.sqrt(count), turn = 2.39996 * count;
+      return {id, number, label: labels[number], x: x + away * Math.cos(turn), y: y + away * Math.sin(turn)};
     });
   }
 

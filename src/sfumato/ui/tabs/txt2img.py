@@ -9,7 +9,7 @@ import gradio as gr
 from sfumato.errors import RequestError
 from sfumato.ui.form import Form
 from sfumato.ui.making import Making
-from sfumato.ui.results import Results
+from sfumato.ui.results import SENDS, Results
 from sfumato.ui.site import Inlet, Sent, Site, Visit
 from sfumato.ui.strings import t
 
@@ -29,7 +29,7 @@ def build(site: Site) -> None:
             making.more()
             making.script()
         with gr.Column(scale=6, min_width=320):
-            results = Results(site, TAB)
+            results = Results(site, TAB, (*SENDS, "compare"))
     making.bind(results, lambda visit, request, values: request)
 
     def fill(visit: Visit, sent: Sent) -> list[Any]:
