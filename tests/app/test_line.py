@@ -1,7 +1,6 @@
 """The line of waiting jobs: an owner changes its own places in it, and nobody else's."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,10 +12,17 @@ from sfumato.types import Canvas, Request, Sampling
 SMALL = Request(canvas=Canvas(width=64, height=64), sampling=Sampling(steps=1))
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def house(request: pytest.FixtureRequest, settings: Settings) -> Settings:
+    """Settings with a database of each kind."""
+    url = None if request.param == "sqlite" else request.getfixturevalue("database_url")
+    return settings.model_copy(update={"database_url": url})
+
+
 @pytest.fixture
-def engine(settings: Settings) -> Iterator[Engine]:
+def engine(house: Settings) -> Iterator[Engine]:
     """One that makes nothing yet."""
-    engine = Engine(settings)
+    engine = Engine(house)
     engine.start(listen=False)
     yield engine
     engine.close()
@@ -41,18 +47,18 @@ def test_a_job_that_is_moved_passes_its_owners_jobs_alone(engine: Engine) -> Non
     assert order(engine) == [b1, low, b2, a3, a1, a2]
 
 
-def test_jobs_are_made_in_the_order_that_is_shown(settings: Settings, engine: Engine) -> None:
+def test_jobs_are_made_in_the_order_that_is_shown(house: Settings, engine: Engine) -> None:
     ids = [engine.submit(SMALL, owner="a").id for _ in range(3)]
     engine.line.first(ids[2], "a")
-    engine.close()
-    with Engine(settings) as again:  # the line outlives the process
+    engine.close()  # what it gives up is closed once more at the end
+    with Engine(house) as again:  # the line outlives the process
         done = [again.wait(job_id, 100) for job_id in ids]
     assert [each.state for each in done] == ["done"] * 3
     began = sorted(done, key=lambda job: job.started or 0.0)
     assert [each.id for each in began] == [ids[2], ids[0], ids[1]]
 
 
-def test_only_what_waits_can_be_moved_and_only_by_its_owner(engine: Engine, tmp_path: Path) -> None:
+def test_only_what_waits_can_be_moved_and_only_by_its_owner(engine: Engine) -> None:
     ids = [engine.submit(SMALL, owner="a").id for _ in range(2)]
     with pytest.raises(JobNotFoundError):
         engine.line.first(ids[1], "b")

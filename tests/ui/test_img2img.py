@@ -195,3 +195,22 @@ def test_one_form_of_several_pictures_is_sent_once(engine: Engine) -> None:
     jobs = engine.jobs(owner="batch")
     assert len(jobs) == 6
     assert together(engine, jobs[0]) == list(reversed(jobs[:3]))
+
+
+def test_settings_of_a_job_come_back_with_its_pictures(engine: Engine, tmp_path: Path) -> None:
+    site, _ = built(engine, img2img.build)
+    source, mask = tmp_path / "source.png", tmp_path / "mask.png"
+    noise(3, (64, 48)).save(source)
+    noise(3, (64, 48)).convert("L").save(mask)
+    again = site.inlets["img2img_again"]
+    changes = {"source.image": source, "mask.image": mask, "prompt.text": "a house", "mask.blur_x": 9}
+    filled = again.fill(VISIT, Sent(request=with_values(Request(), changes)))
+    shown = {each.elem_id: value for each, value in zip(again.outputs, filled, strict=True)}
+    assert shown["img2img_inpaint_upload_image"] == read_picture(source)
+    assert shown["img2img_mask_image"] == read_picture(mask)
+    assert (shown["img2img_prompt_text"], shown["img2img_mask_blur_x"]) == ("a house", 9)
+    assert shown["img2img_mode"] == "inpaint_upload"
+    filled = again.fill(VISIT, Sent(request=with_values(Request(), {"source.image": source})))
+    shown = {each.elem_id: value for each, value in zip(again.outputs, filled, strict=True)}
+    assert shown["img2img_img2img_image"] == read_picture(source)
+    assert shown["img2img_mode"] == "img2img"
