@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sfumato.app.engine import Engine
+from sfumato.app.jobs import Job
 from sfumato.app.pulls import Pulls
 from sfumato.app.settings import Settings
 from sfumato.types import Canvas, Prompt, Request, Sampling
@@ -58,6 +60,21 @@ def test_jobs_stand_as_they_are_made_and_others_jobs_do_not(engine: Engine) -> N
     assert engine.gallery.get(done["picture"].split("/")[3]).job == done["id"]
     assert [len(group["rows"]) for group in lists.jobs(engine, BOB)["groups"]] == [1]
     assert lists.jobs(engine, BOB)["groups"][0]["title"] == "Wartet: 1"
+
+
+def test_a_job_that_ends_while_jobs_are_read_stands_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, read = engine.submit(SMALL, owner="dora"), engine.jobs
+
+    def jobs(**wanted: Any) -> list[Job]:
+        found = read(**wanted)
+        engine.cancel(job.id)
+        return found
+
+    monkeypatch.setattr(engine, "jobs", jobs)
+    (group,) = lists.jobs(engine, Visit(owner="dora", role="user"))["groups"]
+    assert (group["title"], [row["id"] for row in group["rows"]]) == ("Ended", [job.id])
 
 
 def test_who_has_no_jobs_is_told_what_will_stand_there(engine: Engine) -> None:

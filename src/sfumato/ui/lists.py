@@ -31,14 +31,19 @@ CHOSEN = "() => [document.querySelector('.sf-rows[data-do={name}]').dataset.chos
 def jobs(engine: Engine, visit: Visit) -> dict[str, Any]:
     """The visitor's jobs: what runs, what waits, next first, and what has ended, last first."""
     owner = visit.owner
-    running = engine.jobs(owner=owner, states=["running"], limit=SHOWN)
     ids = engine.line.next(owner, SHOWN)
     waiting = engine.jobs(owner=owner, states=["queued"], ids=ids, limit=SHOWN) if ids else []
     waiting.sort(key=lambda job: job.position or 0)
+    running = engine.jobs(owner=owner, states=["running"], limit=SHOWN)
     ended = engine.jobs(owner=owner, states=ENDED, limit=SHOWN)
-    small = _thumbnails(engine, [*running, *ended])
-    count = max(len(waiting), engine.standings.look(owner).waiting)
-    titles = {"running": running, "waiting": waiting, "ended": ended}
+    newest = {job.id: job for job in (*waiting, *running, *ended)}  # some go on while they are read
+    titles = {
+        "running": [job for job in newest.values() if job.state == "running"],
+        "waiting": [job for job in newest.values() if job.state == "queued"],
+        "ended": [job for job in newest.values() if job.ended],
+    }
+    small = _thumbnails(engine, list(newest.values()))
+    count = max(len(titles["waiting"]), engine.standings.look(owner).waiting)
     groups = [
         {
             "title": _say(visit, f"group_{name}", count=count),
@@ -47,7 +52,7 @@ def jobs(engine: Engine, visit: Visit) -> dict[str, Any]:
         for name, found in titles.items()
         if found
     ]
-    return _told(visit, groups, "queue_empty", active=bool(running or waiting))
+    return _told(visit, groups, "queue_empty", active=any(not job.ended for job in newest.values()))
 
 
 def pulls(engine: Engine, visit: Visit) -> dict[str, Any]:
