@@ -23,6 +23,7 @@ from PIL import Image
 
 from benchmarks import timing
 from sfumato.app.gallery import Gallery
+from sfumato.app.gallery_order import Order
 from sfumato.app.gallery_table import Entry, Filter
 from sfumato.app.gallery_vectors import DIMENSIONS
 from sfumato.app.storage import connect, sqlite_url
@@ -33,12 +34,11 @@ OWNERS, MODELS, SAMPLERS = ("ann", "bob"), 12, 20
 WORDS = 5_000
 
 
-def entries(count: int, outputs: Path) -> Iterator[Entry]:
+def entries(count: int, outputs: Path, image: Image.Image) -> Iterator[Entry]:
     """Pictures, with a file each."""
     draw = random.Random(1)
     words = [f"word{number}" for number in range(WORDS)] + list("苹果红色桌子")
     weights = [1 / (place + 1) for place in range(len(words))]
-    image = Image.new("RGB", (64, 64), "red")
     for number in range(count):
         file = f"{number // 1000:03d}/{number:06d}.png"
         first = outputs / f"{number // 1000:03d}/{number // 1000 * 1000:06d}.png"
@@ -68,10 +68,10 @@ def entries(count: int, outputs: Path) -> Iterator[Entry]:
         )
 
 
-def fill(gallery: Gallery, count: int) -> None:
-    """Take the pictures in; every hundredth is tagged, and rated."""
+def fill(gallery: Gallery, count: int, image: Image.Image) -> None:
+    """Take the pictures in, all of them one image; every hundredth is tagged, and rated."""
     batch: list[Entry] = []
-    for number, entry in enumerate(entries(count, gallery.files.outputs), 1):
+    for number, entry in enumerate(entries(count, gallery.files.outputs, image), 1):
         batch.append(entry)
         if len(batch) == BATCH or number == count:
             for place, name in enumerate(gallery.add(*batch)):
@@ -83,8 +83,10 @@ def fill(gallery: Gallery, count: int) -> None:
 def questions(gallery: Gallery, count: int) -> dict[str, Callable[[], Any]]:
     """What is asked, by name."""
 
-    def ask(before: int | None = None, owner: str | None = "ann", **values: Any) -> Callable[[], Any]:
-        return lambda: gallery.search(Filter(**values), owner=owner, before=before)
+    def ask(
+        before: int | None = None, owner: str | None = "ann", order: Order = "newest", **values: Any
+    ) -> Callable[[], Any]:
+        return lambda: gallery.search(Filter(**values), owner=owner, before=before, order=order)
 
     some = gallery.search(Filter(), owner="ann", limit=1).pictures[0]
     return {
@@ -115,6 +117,10 @@ def questions(gallery: Gallery, count: int) -> dict[str, Callable[[], Any]]:
         "word, model, rating": ask(text="word0", model="model3", rating=2),
         "similar": lambda: gallery.similar(some.id, owner="ann"),
         "similar, everybody's": lambda: gallery.similar(some.id),
+        "where the pages of all begin": lambda: gallery.places(Filter(), owner="ann"),
+        "where those of a word's begin": lambda: gallery.places(Filter(text="word0"), owner="ann"),
+        "the best rated first": ask(order="rating"),
+        "models, samplers, tags": lambda: gallery.values("ann"),
         "one picture": lambda: gallery.get(some.id, "ann"),
     }
 
@@ -131,7 +137,7 @@ def milliseconds(ask: Callable[[], Any], runs: int) -> float:
 
 def measure(gallery: Gallery, count: int, runs: int) -> list[dict[str, Any]]:
     """Fill a gallery, and ask."""
-    fill(gallery, count)
+    fill(gallery, count, Image.new("RGB", (64, 64), "red"))
     began = time.perf_counter()
     gallery.similar(gallery.search(Filter(), limit=1).pictures[0].id)
     rows: list[dict[str, Any]] = [

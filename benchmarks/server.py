@@ -91,12 +91,14 @@ class Served:
 
 
 @contextmanager
-def serving(home: Path, python: tuple[str, ...] = (), errors: int | None = None) -> Iterator[Served]:
+def serving(
+    home: Path, python: tuple[str, ...] = (), errors: int | None = None, options: tuple[str, ...] = ()
+) -> Iterator[Served]:
     """Start a server with everything it keeps below `home`, and with as many threads as this process."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment |= {"HOME": str(home), "XDG_CONFIG_HOME": str(home / "config"), "XDG_DATA_HOME": str(home)}
     command = [SERVE[0], *python, *SERVE[1:], "--output", str(home / "outputs"), "--device", "cpu"]
-    command += ["--threads", str(torch.get_num_threads())]
+    command += ["--threads", str(torch.get_num_threads()), *options]
     process = subprocess.Popen(
         command, env=environment, cwd=home, stdout=subprocess.PIPE, stderr=errors, text=True
     )

@@ -14,7 +14,8 @@ from PIL import Image
 
 from sfumato.app.gallery import Gallery
 from sfumato.app.gallery_files import SIDES
-from sfumato.app.gallery_table import Entry, Filter, Picture
+from sfumato.app.gallery_order import ORDERS, Order
+from sfumato.app.gallery_table import Entry, Filter, Page, Picture
 from sfumato.app.gallery_vectors import GAIN, SIDE, describe
 from sfumato.errors import ConflictError, OutputError, PictureNotFoundError, RequestError
 from sfumato.pipeline import images
@@ -182,6 +183,55 @@ def test_pages_show_everything_once_while_pictures_come_in(gallery: Gallery, cou
         before = page.more
         add(gallery, f"late-{before}.png", prompt="cat")
     assert seen == [f"{place}.png" for place in reversed(range(count))]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("text", ["", "cat"])
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 9])
+def test_pages_begin_where_their_places_say_in_every_order(
+    gallery: Gallery, order: Order, text: str, count: int
+) -> None:
+    for place in range(count):
+        picture = add(gallery, f"{place}.png", prompt="cat")
+        gallery.change(picture.id, rating=place * 5 % 4)
+    add(gallery, "another owner's.png", prompt="cat", owner="you")
+    wanted = Filter(text=text)
+
+    def page(before: int | None) -> Page:
+        return gallery.search(wanted, owner="local", before=before, limit=3, order=order)
+
+    places = gallery.places(wanted, owner="local", limit=3, order=order)
+    pages = [page(before) for before in (None, *places.keys)]
+    assert [each.more for each in pages] == [*places.keys, None]
+    listed = [each for found in pages for each in found.pictures]
+    assert places.total == count == len(listed)
+    by = {
+        "newest": lambda p: -p.number,
+        "oldest": lambda p: p.number,
+        "rating": lambda p: (-p.rating, -p.number),
+    }
+    assert listed == sorted(listed, key=by[order])
+
+
+def test_an_order_that_is_none_is_refused(gallery: Gallery) -> None:
+    for ask in (gallery.search, gallery.places):
+        with pytest.raises(RequestError, match="order='best' is not one of newest, oldest, rating"):
+            ask(Filter(), order="best")  # type: ignore[operator]
+
+
+def test_values_are_those_of_the_owners_pictures_that_are_there(gallery: Gallery) -> None:
+    for owner, model, sampler, tags in (
+        ("me", "dream", "Euler", ["best", "赤"]),
+        ("me", "dream", "", ["best"]),
+        ("you", "other", "Heun", ["yours"]),
+    ):
+        gallery.change(
+            add(gallery, f"{len(files(gallery))}.png", owner=owner, model=model, sampler=sampler).id,
+            tags=tags,
+        )
+    gallery.trash(add(gallery, "gone.png", owner="me", model="gone").id)
+    assert gallery.values("me") == {"models": ["dream"], "samplers": ["Euler"], "tags": ["best", "赤"]}
+    assert gallery.values()["models"] == ["dream", "other"]
 
 
 def test_an_owner_does_not_find_anothers_pictures(gallery: Gallery) -> None:

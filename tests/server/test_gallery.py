@@ -73,6 +73,25 @@ def test_pages_go_on_where_the_one_before_ended(client: TestClient, mine: list[d
     assert second["more"] is None
 
 
+def test_a_list_is_told_where_its_pages_begin(client: TestClient, mine: list[dict[str, Any]]) -> None:
+    params: dict[str, Any] = {"limit": 2, "order": "oldest"}
+    told = client.get(f"{ROOT}/places", params=params).json()
+    assert (told["total"], len(told["before"])) == (3, 1)
+    (last,) = client.get(ROOT, params={**params, "before": told["before"][0]}).json()["pictures"]
+    assert last == mine[0]
+    brief = client.get(ROOT, params={"brief": True}).json()["pictures"]
+    assert [each["id"] for each in brief] == [each["id"] for each in mine]
+    assert brief[0]["title"] == "=a red cat, 苹果"
+    assert "infotext" not in brief[0]
+    assert client.get(f"{ROOT}/places", params={"text": "dog"}).json() == {"total": 0, "before": []}
+
+
+def test_the_callers_values_are_listed(client: TestClient, mine: list[dict[str, Any]]) -> None:
+    told = client.get(f"{ROOT}/values").json()
+    assert told == {"models": [mine[0]["model"]], "samplers": ["DPM++ 2M"], "tags": []}
+    assert client.get(f"{ROOT}/values", headers=BOB).json()["samplers"] == ["DPM++ 2M"]
+
+
 @pytest.mark.parametrize(
     ("params", "seeds"),
     [
@@ -97,6 +116,7 @@ def test_pictures_are_found_by_words_and_values(
     [
         *({"limit": 0}, {"limit": 501}, {"before": 2**63}, {"seed": 2**64}, {"since": "nan"}),
         *({"state": "gone"}, {"width": 2**31}, {"rating": 6}, {"scope": "x"}, {"tag": [""]}),
+        *({"order": "best"}, {"brief": "perhaps"}),
         *({"unknown": 1}, {"text": "x" * 2001}),
     ],
     ids=str,

@@ -19,8 +19,10 @@ from typing import Any
 import sqlalchemy as sa
 from PIL import Image
 
+from sfumato.app import gallery_order as orders
 from sfumato.app.codec import Inputs
 from sfumato.app.gallery_files import Elsewhere, PictureFiles
+from sfumato.app.gallery_order import Order, Places
 from sfumato.app.gallery_table import (
     MAX_PAGE,
     MAX_RATING,
@@ -143,32 +145,80 @@ class Gallery:
         return replace(picture, state="there" if there else "missing")
 
     def search(
-        self, wanted: Filter, *, owner: str | None = None, before: int | None = None, limit: int = 50
+        self,
+        wanted: Filter,
+        *,
+        owner: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+        order: Order = "newest",
     ) -> Page:
-        """Pictures, the last taken in first, as they were when `check` last looked at their files.
+        """Pictures, as they were when `check` last looked at their files.
 
         Args:
             wanted: which.
             owner: whose; None = everybody's.
             before: `more` of the page before.
             limit: how many at most, 1 to `MAX_PAGE`.
+            order: what comes first; "newest" = what was taken in last.
 
         Raises:
-            RequestError: a limit out of range, a tag that is none.
+            RequestError: a limit out of range, a tag that is none, another order.
         """
-        if not 1 <= limit <= MAX_PAGE:
-            raise RequestError(f"limit={limit} is outside 1 to {MAX_PAGE}")
+        _check_limit(limit)
         if before is not None and not -(2**63) <= before < 2**63:
             raise RequestError(f"before={before} is no number of a picture")
-        asked = query(wanted.text)
-        if not self.files.ready() or (not asked.empty and not asked.terms):
+        if self._knows_none(wanted):
             return Page(pictures=(), more=None)
+        select, by = self._select(wanted, owner, order, before)
         with self._begin() as db:
-            rows = db.execute(self._select(wanted, owner, before).limit(limit + 1)).all()
+            rows = db.execute(select.order_by(*by).limit(limit + 1)).all()
             pictures = tuple(self._pictures(db, rows[:limit]))
-        return Page(pictures=pictures, more=pictures[-1].number if len(rows) > limit else None)
+        more = orders.key(order, pictures[-1].number, pictures[-1].rating) if len(rows) > limit else None
+        return Page(pictures=pictures, more=more)
 
-    def _select(self, wanted: Filter, owner: str | None, before: int | None) -> Any:
+    def places(
+        self, wanted: Filter, *, owner: str | None = None, limit: int = 50, order: Order = "newest"
+    ) -> Places:
+        """How many pictures `search` finds, and where each of its pages of `limit` begins.
+
+        Raises RequestError: as `search` does.
+        """
+        _check_limit(limit)
+        if self._knows_none(wanted):
+            return Places(total=0, keys=())
+        select, by = self._select(wanted, owner, order)
+        place = sa.func.row_number().over(order_by=by).label("place")
+        total = sa.func.count().over().label("total")
+        found = select.with_only_columns(PICTURES.c.number, PICTURES.c.rating, place, total).subquery()
+        ends = sa.or_(found.c.place % limit == 0, found.c.place == found.c.total)
+        with self._begin() as db:
+            rows = db.execute(sa.select(found).where(ends).order_by(found.c.place)).all()
+        keys = tuple(orders.key(order, row.number, row.rating) for row in rows[:-1])
+        return Places(total=rows[-1].total if rows else 0, keys=keys)
+
+    def values(self, owner: str | None = None) -> dict[str, list[str]]:
+        """The first `MAX_PAGE` models, samplers and tags that an owner's pictures can be found by."""
+        here = [PICTURES.c.state == "there", *([] if owner is None else [PICTURES.c.owner == owner])]
+        named = {"models": PICTURES.c.model, "samplers": PICTURES.c.sampler, "tags": TAGS.c.tag}
+        found = {}
+        with self._begin() as db:
+            for name, column in named.items():
+                select = sa.select(column).where(*here, column != "").distinct().order_by(column)
+                if column.table is TAGS:
+                    select = select.join(PICTURES, PICTURES.c.number == TAGS.c.number)
+                found[name] = list(db.scalars(select.limit(MAX_PAGE)))
+        return found
+
+    def _knows_none(self, wanted: Filter) -> bool:
+        """Whether nothing can be found: there is no folder, or the text has no words."""
+        asked = query(wanted.text)
+        return not self.files.ready() or (not asked.empty and not asked.terms)
+
+    def _select(
+        self, wanted: Filter, owner: str | None, order: Order, before: int | None = None
+    ) -> tuple[Any, list[Any]]:
+        """What is wanted, and what it is ordered by."""
         asked, number = query(wanted.text), PICTURES.c.number
         select = sa.select(PICTURES)
         if asked.terms:
@@ -178,8 +228,8 @@ class Gallery:
         if owner is not None:
             select = select.where(PICTURES.c.owner == owner)
         if before is not None:
-            select = select.where(number < before)
-        return select.where(*wanted.conditions()).order_by(number.desc())
+            select = select.where(orders.behind(order, before, number))
+        return select.where(*wanted.conditions()), orders.columns(order, number)
 
     def similar(
         self, picture_id: str, *, owner: str | None = None, limit: int = 20
@@ -203,8 +253,7 @@ class Gallery:
         return self._like(describe(image), owner, limit, leave=0)
 
     def _like(self, vector: bytes, owner: str | None, limit: int, leave: int) -> list[tuple[Picture, float]]:
-        if not 1 <= limit <= MAX_PAGE:
-            raise RequestError(f"limit={limit} is outside 1 to {MAX_PAGE}")
+        _check_limit(limit)
         self._refresh()
         numbers, distances = self._vectors.nearest(vector, owner)
         pairs: list[tuple[Picture, float]] = []
@@ -389,6 +438,12 @@ class Gallery:
         if before is not None:
             change = change.where(PICTURES.c.state == before)
         db.execute(change.values(state=state, changed=time.time()))
+
+
+def _check_limit(limit: int) -> None:
+    """Raises RequestError: it is out of range."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise RequestError(f"limit={limit} is outside 1 to {MAX_PAGE}")
 
 
 @contextmanager

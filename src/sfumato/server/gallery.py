@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from sfumato.app.gallery_export import KINDS, Form, as_json, export
 from sfumato.app.gallery_import import Imported, import_folder
+from sfumato.app.gallery_order import Order
 from sfumato.app.gallery_table import MAX_PAGE, MAX_RATING, MAX_TAG, MAX_TAGS, Filter, Picture, State
 from sfumato.app.gallery_words import Scope
 from sfumato.app.settings import shown
@@ -25,6 +26,7 @@ from sfumato.server.jobs import Reader
 from sfumato.server.schemas import Packed
 
 MAX_NUMBER = 2**63 - 1
+TITLE = 120  # characters of what a list calls a picture
 FOREVER = "private, max-age=31536000, immutable"
 
 router = APIRouter(prefix="/api/v1/gallery", tags=["gallery"])
@@ -60,11 +62,18 @@ class Wanted(BaseModel):
         return Filter(**values, tags=self.tag)
 
 
-class Search(Wanted):
+class Listed(Wanted):
+    """They, in an order, page by page."""
+
+    limit: int = Field(default=50, ge=1, le=MAX_PAGE, description="pictures of a page")
+    order: Order = Field(default="newest", description="what comes first")
+
+
+class Search(Listed):
     """A page of them."""
 
     before: int | None = Field(default=None, ge=0, le=MAX_NUMBER, description="`more` of the page before")
-    limit: int = Field(default=50, ge=1, le=MAX_PAGE)
+    brief: bool = Field(default=False, description="only what a list shows of each")
 
 
 class Exported(Wanted):
@@ -107,9 +116,25 @@ async def admin(request: Request) -> None:
 
 @router.get("")
 def search(wanted: Annotated[Search, Query()], desk: Here, reader: Reader) -> dict[str, Any]:
-    """A page of pictures, the last taken in first; `more` is the next page's `before`, null at the end."""
-    page = desk.engine.gallery.search(wanted.filter(), owner=reader, before=wanted.before, limit=wanted.limit)
-    return {"pictures": [_picture(each) for each in page.pictures], "more": page.more}
+    """A page of pictures; `more` is the next page's `before`, null at the end."""
+    page = desk.engine.gallery.search(
+        wanted.filter(), owner=reader, before=wanted.before, limit=wanted.limit, order=wanted.order
+    )
+    write = _brief if wanted.brief else _picture
+    return {"pictures": [write(each) for each in page.pictures], "more": page.more}
+
+
+@router.get("/places")
+def places(wanted: Annotated[Listed, Query()], desk: Here, reader: Reader) -> dict[str, Any]:
+    """How many pictures a search finds; and of its second page, its third, and so on, each one's `before`."""
+    found = desk.engine.gallery.places(wanted.filter(), owner=reader, limit=wanted.limit, order=wanted.order)
+    return {"total": found.total, "before": found.keys}
+
+
+@router.get("/values")
+def values(desk: Here, reader: Reader) -> dict[str, list[str]]:
+    """What the caller's pictures can be found by: models, samplers, tags."""
+    return desk.engine.gallery.values(reader)
 
 
 @router.get("/export", response_class=StreamingResponse)
@@ -226,6 +251,13 @@ def _picture(found: Picture) -> dict[str, Any]:
     """A picture as JSON."""
     place = f"{router.prefix}/{found.id}"
     return {**as_json(found), "url": f"{place}/file", "thumbnail": f"{place}/thumbnail"}
+
+
+def _brief(found: Picture) -> dict[str, Any]:
+    """What a list shows of a picture."""
+    names = ("id", "number", "state", "width", "height", "rating", "tags")
+    title = found.prompt[:TITLE] or Path(found.file).name[:TITLE]
+    return {name: getattr(found, name) for name in names} | {"title": title}
 
 
 def _similar(pairs: Sequence[tuple[Picture, float]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@
     /ui/cards              what can be called by name in a prompt, a page of it
     /ui/cards/picture      the picture of one
     /ui/map, /ui/walk      the map of the visitor's pictures, the frames of their walk
+    /ui/gallery            words of the gallery, and whether the visitor may import folders
     /ui/static/<file>      our scripts and style sheets
     /gradio_api/…          events and uploads, as far as the page needs them
 
@@ -36,6 +37,7 @@ from sfumato.ui.latent_space import map_told, walk_told
 from sfumato.ui.live import now
 from sfumato.ui.site import Visit, visit_in
 from sfumato.ui.strings import table
+from sfumato.ui.tabs import gallery
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -46,16 +48,21 @@ FILES: Mapping[str, str] = MappingProxyType(  # ours, in the order in which the 
     {
         "page.css": "text/css",
         "closer.css": "text/css",
+        "gallery.css": "text/css",
         "page.js": "text/javascript",
         "cards.js": "text/javascript",
         "zoom.js": "text/javascript",
         "latent.js": "text/javascript",
         "rows.js": "text/javascript",
+        "gallery_grid.js": "text/javascript",
+        "gallery_view.js": "text/javascript",
+        "gallery.js": "text/javascript",
     }
 )
 TOLD: Mapping[str, Callable[[Engine, Visit, Mapping[str, str]], dict[str, Any]]] = MappingProxyType(
     {  # as JSON, by the address
         "/ui/cards": cards.page,
+        "/ui/gallery": lambda engine, visit, query: gallery.told(visit),
         "/ui/map": lambda engine, visit, query: map_told(engine, visit, query.get("by", "")),
         "/ui/walk": lambda engine, visit, query: walk_told(engine, visit),
         "/ui/queue": lambda engine, visit, query: lists.jobs(engine, visit),
