@@ -54,9 +54,9 @@ def test_a_writer_killed_at_any_moment_leaves_all_that_it_said_was_kept(tmp_path
 def test_a_value_that_was_changed_on_disk_is_made_again(tmp_path: Path) -> None:
     store = TensorStore(tmp_path)
     store.put("a", torch.zeros(8))
-    (value,) = store.database.execute("SELECT value FROM tensors").fetchone()
-    with store.database:
-        store.database.execute("UPDATE tensors SET value = ?", (value[:-1] + b"x",))
+    (value,) = store.file.database.execute("SELECT value FROM kept").fetchone()
+    with store.file.database:
+        store.file.database.execute("UPDATE kept SET value = ?", (value[:-1] + b"x",))
     assert store.get("a") is None
     assert torch.equal(store.get_or_make("a", lambda: torch.ones(8)), torch.ones(8))
     assert torch.equal(store.get_or_make("a", lambda: torch.zeros(8)), torch.ones(8))
@@ -85,7 +85,7 @@ def test_a_torn_store_is_begun_anew(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = TensorStore(tmp_path)
-    store.database.execute("PRAGMA max_page_count = 3")  # a full disk
+    store.file.database.execute("PRAGMA max_page_count = 3")  # a full disk
     with pytest.raises(TrainingError, match="there is room"):
         store.put("a", torch.ones(10_000))
     (tmp_path / "file").write_bytes(b"")

@@ -12,10 +12,12 @@ from PIL import Image, PngImagePlugin
 
 from sfumato.errors import TrainingError
 from sfumato.train.buckets import usual_buckets
+from sfumato.train.caches import ByteStore
 from sfumato.train.catalogue import Catalogue, Picture
 from sfumato.train.dataset import Found, find_pictures
 from sfumato.train.entries import WHAT_HAPPENS, Finding
 from sfumato.train.picture_config import PicturesConfig
+from sfumato.train.pictures import read_colours
 
 
 def png(seed: int, size: tuple[int, int] = (64, 64), mode: str = "RGB", **options: object) -> bytes:
@@ -147,7 +149,7 @@ def test_masks_that_do_not_fit_leave_their_picture_out(tmp_path: Path) -> None:
     assert [each.detail for each in found.findings() if each.kind == "bad mask"] == [
         "64×32, the picture is 64×64",
         "empty file: 0 bytes",
-        "not a PNG, JPEG or WebP picture",
+        "unreadable: not a PNG, JPEG or WebP picture",
     ]
     assert [each.mask for each in found.pictures()] == ["m/0.png"]
 
@@ -210,6 +212,7 @@ def test_names_of_any_bytes_are_found_again(tmp_path: Path) -> None:
 _MILLION = """
 import resource, sys
 from sfumato.train.buckets import usual_buckets
+from sfumato.train.caches import ByteStore
 from sfumato.train.catalogue import Catalogue, Picture
 catalogue = Catalogue(usual_buckets(512))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -232,6 +235,48 @@ def test_rows_take_the_memory_of_the_pages_that_are_kept() -> None:
         [sys.executable, "-c", _MILLION, "30000"], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) < 8 * 2**20
+
+
+@pytest.mark.parametrize("masks", ["", "m"])
+def test_unchanged_files_are_not_decoded_again_and_tell_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masks: str
+) -> None:
+    folder = tmp_path / "set"
+    (folder / "m").mkdir(parents=True)
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(png(number, mode="RGBA" if number else "RGB"))
+        (folder / "m" / f"{number}.png").write_bytes(png(9 + number, mode="L"))
+    (folder / "broken.png").write_bytes(b"x")
+    decoded: list[int] = []
+
+    def counting(data: bytes) -> Image.Image:
+        decoded.append(len(data))
+        return read_colours(data)
+
+    monkeypatch.setattr("sfumato.train.catalogue.read_colours", counting)
+
+    def look() -> tuple[list[Picture], list[Finding]]:
+        config = PicturesConfig(source=folder, resolution=64, masks=masks)
+        found = find_pictures(config)
+        for _ in found.look(seen=ByteStore(tmp_path / "seen", durable=False)):
+            pass
+        return list(found.catalogue.pictures()), list(found.catalogue.findings())
+
+    first = look()
+    assert len(decoded) == 4
+    assert look() == first
+    assert len(decoded) == 5  # what was broken is looked at again
+    (folder / "1.png").write_bytes(png(1, (65, 64), "RGBA"))
+    if masks:
+        (folder / "m" / "1.png").write_bytes(png(1, (65, 64), "L"))
+    changed = look()
+    assert len(decoded) == 7
+    assert changed[0][1] != first[0][1]
+    assert changed[0][::2] == first[0][::2]
+    if masks:
+        (folder / "m" / "2.png").write_bytes(png(77, (64, 64), "L"))
+        assert look()[0][2].mask_digest != first[0][2].mask_digest
+        assert len(decoded) == 9
 
 
 def test_pictures_are_numbered_in_order(tmp_path: Path) -> None:

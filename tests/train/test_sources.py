@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import tracemalloc
 import zipfile
@@ -114,6 +115,20 @@ def test_every_packing_holds_the_same_pictures_and_captions(
     assert entries(source) == found  # the same order every time
 
 
+@pytest.mark.parametrize("pack", KINDS)
+def test_stamps_tell_files_apart_and_say_when_they_are_changed(
+    tmp_path: Path, pack: Callable[[Path], Path]
+) -> None:
+    path = pack(tmp_path)
+    source = open_source(path)
+    before = [source.stamp(each.address) for each in entries(source)]
+    assert len(set(before)) == 3
+    assert [source.stamp(each.address) for each in entries(source)] == before
+    for file in tmp_path.rglob("*"):
+        os.utime(file, ns=(0, 0))
+    assert not set(before) & {source.stamp(each.address) for each in entries(source)}
+
+
 def test_folders_of_repeats_give_their_number_and_words(tmp_path: Path) -> None:
     for folder in ("10_sks cat", "3_a_dog", "notes"):
         (tmp_path / folder).mkdir()
@@ -205,8 +220,6 @@ def test_an_endless_line_is_not_held_in_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["../out.png", "/etc/hostname", "a/../../out.png", "a\0.png", "pipe"])
 def test_a_table_reaches_nothing_outside_and_no_pipe(tmp_path: Path, address: str) -> None:
-    import os
-
     (tmp_path / "set").mkdir()
     (tmp_path / "out.png").write_bytes(FILES[0])
     os.mkfifo(tmp_path / "set" / "pipe")

@@ -1,7 +1,7 @@
-"""Tensors that are dear to compute, kept on disk under the hash of all they were made from.
+"""What is dear to compute, above all tensors, kept on disk under the hash of all it was made from.
 
-Each is in the file whole or not at all, whenever the process is killed. What is made from other pictures,
-captions or networks has another name, so nothing stale is ever found. The file may be deleted at any time.
+Each value is in its file whole or not at all, whenever the process is killed. What is made from other
+pictures, captions or networks has another name, so nothing stale is ever found. The files may be deleted.
 
 Shape letters: B prompts, T tokens, E text width.
 """
@@ -19,30 +19,31 @@ from torch import Tensor
 
 from sfumato.errors import TrainingError
 
-FILE = "tensors.sqlite"
+FILE, SEEN = "tensors.sqlite", "seen.sqlite"
 _PATIENCE = 60.0  # seconds, while another run writes
 _MARK = 8  # bytes of checksum before each value
 
 
-class TensorStore:
-    """One file of tensors by name."""
+class ByteStore:
+    """One file of bytes by name."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the store of a folder, or begin one; a damaged one is begun anew.
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        """Open a store, or begin one; a damaged one is begun anew.
+
+        Args:
+            path: of the file; its folder is made if need be.
+            durable: what was kept survives a power cut, too; without, it is quicker by far.
 
         Raises:
             TrainingError: it cannot be written.
         """
-        self.path = folder / FILE
+        self.path, self.durable = path, durable
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TrainingError(f"{folder} cannot be made: {error.strerror}") from error
-        self._open()
-
-    def _open(self) -> None:
+            raise TrainingError(f"{path.parent} cannot be made: {error.strerror}") from error
         with self._told():
-            self.database = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False)
+            self.database = self._connect()
             try:
                 self._make_table()
             except sqlite3.DatabaseError as error:
@@ -50,13 +51,18 @@ class TensorStore:
                     raise
                 self._begin_anew()
 
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False)
+
     def _make_table(self) -> None:
-        self.database.execute("CREATE TABLE IF NOT EXISTS tensors (name TEXT PRIMARY KEY, value BLOB)")
+        if not self.durable:
+            self.database.execute("PRAGMA synchronous = OFF")
+        self.database.execute("CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value BLOB)")
 
     def _begin_anew(self) -> None:
         self.database.close()
         self.path.unlink()
-        self.database = sqlite3.connect(self.path, timeout=_PATIENCE, check_same_thread=False)
+        self.database = self._connect()
         self._make_table()
 
     @contextmanager
@@ -68,11 +74,11 @@ class TensorStore:
                 f"the cache {self.path} failed: {error}; see that there is room and no lock, or delete it"
             ) from error
 
-    def get(self, name: str) -> Tensor | None:
-        """Give the tensor of a name; None = there is none, or it is damaged."""
+    def get(self, name: str) -> bytes | None:
+        """Give what has a name; None = nothing has, or it is damaged."""
         with self._told():
             try:
-                row = self.database.execute("SELECT value FROM tensors WHERE name = ?", (name,)).fetchone()
+                row = self.database.execute("SELECT value FROM kept WHERE name = ?", (name,)).fetchone()
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError):
                     raise
@@ -80,17 +86,38 @@ class TensorStore:
                 return None
         if row is None or _checksum(row[0][_MARK:]) != row[0][:_MARK]:
             return None
-        return torch.from_numpy(np.load(io.BytesIO(row[0][_MARK:]), allow_pickle=False))
+        value: bytes = row[0][_MARK:]
+        return value
+
+    def put(self, name: str, value: bytes) -> None:
+        """Keep something, in the file when this returns."""
+        with self._told(), self.database:
+            self.database.execute(
+                "INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, _checksum(value) + value)
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self.database.close()
+
+
+class TensorStore:
+    """One file of tensors by name."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the store of a folder, or begin one. Raises TrainingError: it cannot be written."""
+        self.file = ByteStore(folder / FILE)
+
+    def get(self, name: str) -> Tensor | None:
+        """Give the tensor of a name; None = there is none, or it is damaged."""
+        value = self.file.get(name)
+        return None if value is None else torch.from_numpy(np.load(io.BytesIO(value), allow_pickle=False))
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Keep a tensor, on disk when this returns."""
         buffer = io.BytesIO()
         np.save(buffer, tensor.detach().cpu().numpy(), allow_pickle=False)
-        value = buffer.getvalue()
-        with self._told(), self.database:
-            self.database.execute(
-                "INSERT OR REPLACE INTO tensors VALUES (?, ?)", (name, _checksum(value) + value)
-            )
+        self.file.put(name, buffer.getvalue())
 
     def get_or_make(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """Give the tensor of a name, made and kept if it is not there."""
@@ -102,7 +129,7 @@ class TensorStore:
 
     def close(self) -> None:
         """Close the file."""
-        self.database.close()
+        self.file.close()
 
 
 class TextCache:

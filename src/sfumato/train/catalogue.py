@@ -3,10 +3,13 @@
 The list lies in a temporary database on disk, so that a million rows take no memory.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -19,11 +22,13 @@ from sfumato.errors import OutputError, PromptError, TrainingError
 from sfumato.text import chunks
 from sfumato.text.tokenizer import Tokenizer
 from sfumato.train.buckets import Buckets, Fit, Size
+from sfumato.train.caches import ByteStore, name_of
 from sfumato.train.captions import CaptionConfig, clean_caption, decode_caption, longest_prompts
 from sfumato.train.entries import LEFT_OUT, Entry, Finding, Source
-from sfumato.train.pictures import content_hash, read_colours, read_mask
+from sfumato.train.pictures import DIGEST_BYTES, content_hash, read_colours, read_mask
 
 MUCH = 0.25  # share of a picture that is worth a word when it is cropped away
+_SHAPE = struct.Struct("<II?")
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -184,18 +189,21 @@ class Wanted:
     most_rows: int = 3  # of tokens that a prompt may fill
 
 
-def scan(source: Source, wanted: Wanted, catalogue: Catalogue) -> Iterator[Scanned]:
+def scan(
+    source: Source, wanted: Wanted, catalogue: Catalogue, seen: ByteStore | None = None
+) -> Iterator[Scanned]:
     """Look at every entry of a source: read it whole, decode it, and add it or say what is wrong.
 
     Args:
         source: where the pictures are.
         wanted: of them.
         catalogue: what they are added to.
+        seen: remembers pictures that were good, so that unchanged files are not decoded again.
 
     Yields:
         Each entry, as it is done; stop iterating to stop.
     """
-    scanner = _Scanner(source, wanted, catalogue)
+    scanner = _Scanner(source, wanted, catalogue, seen)
     for done, each in enumerate(source.entries(), start=1):
         findings = [each] if isinstance(each, Finding) else list(scanner.examine(each))
         for finding in findings:
@@ -211,11 +219,37 @@ class _FaultError(Exception):
         self.kind = kind
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What decoding a picture and its mask tells."""
+
+    digest: bytes
+    width: int
+    height: int
+    transparent: bool
+    mask_digest: bytes
+
+    @classmethod
+    def of(cls, kept: bytes) -> _Known:
+        width, height, transparent = _SHAPE.unpack(kept[: _SHAPE.size])
+        digests = kept[_SHAPE.size :]
+        return cls(
+            digest=digests[:DIGEST_BYTES],
+            width=width,
+            height=height,
+            transparent=transparent,
+            mask_digest=digests[DIGEST_BYTES:],
+        )
+
+    def to_bytes(self) -> bytes:
+        return _SHAPE.pack(self.width, self.height, self.transparent) + self.digest + self.mask_digest
+
+
 class _Scanner:
     """Looks at one entry after the other."""
 
-    def __init__(self, source: Source, wanted: Wanted, catalogue: Catalogue) -> None:
-        self.source, self.wanted, self.catalogue = source, wanted, catalogue
+    def __init__(self, source: Source, wanted: Wanted, catalogue: Catalogue, seen: ByteStore | None) -> None:
+        self.source, self.wanted, self.catalogue, self.seen = source, wanted, catalogue, seen
         self.tokenizer = Tokenizer.load()
 
     def examine(self, entry: Entry) -> Iterator[Finding]:
@@ -224,23 +258,22 @@ class _Scanner:
             said = _caption(entry)
             caption = said or self.wanted.prompt or entry.words
             self._require_short(caption)
-            image = _colours(self.source, entry.address)
-            self._require_large(image)
-            mask_digest = _mask_digest(self.source, entry, image)
+            known = self._known(entry)
+            self._require_large(known)
         except _FaultError as fault:
             yield Finding(name=entry.name, kind=fault.kind, detail=str(fault))
             return
         picture = Picture(
             name=entry.name,
             address=entry.address,
-            digest=content_hash(image),
-            width=image.width,
-            height=image.height,
+            digest=known.digest,
+            width=known.width,
+            height=known.height,
             caption=caption,
             repeats=entry.repeats * self.wanted.repeats,
             prior=self.wanted.prior,
             mask=entry.mask,
-            mask_digest=mask_digest,
+            mask_digest=known.mask_digest,
         )
         if other := self.catalogue.add(picture):
             yield Finding(name=entry.name, kind="duplicate", detail=f"the pixels of {other}")
@@ -252,15 +285,39 @@ class _Scanner:
                 kind=kind,
                 detail=f"trained on {caption!r}" if caption else "trained on the empty prompt",
             )
-        if image.mode == "RGBA" and not self.wanted.alpha_mask:
+        if known.transparent and not self.wanted.alpha_mask:
             yield Finding(name=entry.name, kind="transparent")
         if (lost := self.catalogue.fit(picture).lost) > MUCH:
             yield Finding(name=entry.name, kind="much cropped", detail=f"{lost:.0%} is cut off")
 
-    def _require_large(self, image: Image.Image) -> None:
+    def _known(self, entry: Entry) -> _Known:
+        """Decode a picture and its mask, or remember them as they were, where their files are unchanged."""
+        name = None if self.seen is None else self._stamp(entry)
+        if self.seen is not None and name is not None and (kept := self.seen.get(name)) is not None:
+            return _Known.of(kept)
+        image = _decoded(self.source, entry.address, read_colours)
+        known = _Known(
+            digest=content_hash(image),
+            width=image.width,
+            height=image.height,
+            transparent=image.mode == "RGBA",
+            mask_digest=b"" if entry.mask is None else _mask_digest(self.source, entry.mask, image.size),
+        )
+        if self.seen is not None and name is not None:
+            self.seen.put(name, known.to_bytes())
+        return known
+
+    def _stamp(self, entry: Entry) -> str | None:
+        try:
+            stamps = [self.source.stamp(each) for each in (entry.address, entry.mask) if each is not None]
+        except OSError:
+            return None  # reading it says why
+        return name_of("seen", *stamps)
+
+    def _require_large(self, known: _Known) -> None:
         least = self.wanted.least_side
-        if min(image.size) < least:
-            raise _FaultError("too small", f"{image.width}×{image.height}, its shorter side is under {least}")
+        if min(known.width, known.height) < least:
+            raise _FaultError("too small", f"{known.width}×{known.height}, its shorter side is under {least}")
 
     def _require_short(self, caption: str) -> None:
         most = self.wanted.most_rows
@@ -302,26 +359,20 @@ def _bytes(source: Source, address: str) -> bytes:
     return data
 
 
-def _colours(source: Source, address: str) -> Image.Image:
+def _decoded(source: Source, address: str, decode: Callable[[bytes], Image.Image]) -> Image.Image:
     try:
-        return read_colours(_bytes(source, address))
+        return decode(_bytes(source, address))
     except OutputError as error:
         raise _FaultError("unreadable", _without_name(str(error))) from error
 
 
-def _mask_digest(source: Source, entry: Entry, image: Image.Image) -> bytes:
-    if entry.mask is None:
-        return b""
+def _mask_digest(source: Source, address: str, size: Size) -> bytes:
     try:
-        mask = read_mask(_bytes(source, entry.mask))
-    except OutputError as error:
-        raise _FaultError("bad mask", _without_name(str(error))) from error
+        mask = _decoded(source, address, read_mask)
     except _FaultError as fault:
         raise _FaultError("bad mask", f"{fault.kind}: {fault}") from fault
-    if mask.size != image.size:
-        raise _FaultError(
-            "bad mask", f"{mask.width}×{mask.height}, the picture is {image.width}×{image.height}"
-        )
+    if mask.size != size:
+        raise _FaultError("bad mask", f"{mask.width}×{mask.height}, the picture is {size[0]}×{size[1]}")
     return content_hash(mask)
 
 

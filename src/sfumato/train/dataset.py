@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from sfumato.errors import TrainingError
+from sfumato.train.caches import ByteStore
 from sfumato.train.catalogue import Catalogue, Picture, Scanned, Wanted, scan
 from sfumato.train.entries import Source
 from sfumato.train.order import Order, prior_repeats
@@ -24,11 +25,12 @@ class Found:
     prior: Source | None
     catalogue: Catalogue
 
-    def look(self, most_rows: int = 3) -> Iterator[Scanned]:
+    def look(self, most_rows: int = 3, seen: ByteStore | None = None) -> Iterator[Scanned]:
         """Look through all files, a step each; the catalogue holds what is found.
 
         Args:
             most_rows: of 75 tokens each, that a prompt may fill.
+            seen: remembers good pictures, so that unchanged files are not decoded again.
 
         Raises:
             TrainingError: at the end: no picture can be used.
@@ -43,13 +45,13 @@ class Found:
             captions=config.captions,
             most_rows=most_rows,
         )
-        yield from scan(self.source, own, self.catalogue)
+        yield from scan(self.source, own, self.catalogue, seen)
         count = len(self.catalogue)
         if not count:
             raise TrainingError(f"{config.source} has no picture that can be used{self._why()}")
         if self.prior is not None:
             others = Wanted(least_side=least, prior=True, prompt=config.prior_prompt, most_rows=most_rows)
-            yield from scan(self.prior, others, self.catalogue)
+            yield from scan(self.prior, others, self.catalogue, seen)
             if len(self.catalogue) == count:
                 raise TrainingError(f"{config.regularisation} has no picture that can be used")
 

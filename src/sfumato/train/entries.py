@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
@@ -80,6 +81,13 @@ class Source(Protocol):
     def entries(self) -> Iterator[Entry | Finding]:
         """List what there is, in an order that is the same every time."""
 
+    def stamp(self, address: str) -> str:
+        """Say which file, of which size and when changed, an address leads to: as `make` looks at files.
+
+        Raises:
+            OSError: there is none.
+        """
+
     def read(self, address: str) -> bytes:
         """Give a file's bytes.
 
@@ -97,6 +105,12 @@ def bounded(data: bytes) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"more than {MAX_FILE_BYTES:,} bytes")
     return data
+
+
+def stamp_of(path: Path) -> str:
+    """Say where a file is, how large, and when it was changed. Raises OSError: there is none."""
+    told = path.stat()
+    return f"{path.absolute()} {told.st_size} {told.st_mtime_ns}"
 
 
 def require_readable(error: Exception, what: str) -> TrainingError:

@@ -14,7 +14,7 @@ from torch import Tensor
 from sfumato.errors import TrainingError
 from sfumato.nn.vae import AutoencoderKL
 from sfumato.train.batches import Batch
-from sfumato.train.caches import TensorStore, name_of
+from sfumato.train.caches import SEEN, ByteStore, TensorStore, name_of
 from sfumato.train.captions import CaptionConfig, tag_counts, vary_caption
 from sfumato.train.catalogue import Picture, Scanned
 from sfumato.train.dataset import Found, find_pictures
@@ -240,7 +240,7 @@ def open_latents(
         TrainingError: nothing to train on, sizes that do not go together, latents that are not finite.
     """
     found = find_pictures(config)
-    yield from found.look(most_rows)
+    yield from found.look(most_rows, ByteStore(cache / SEEN, durable=False))
     batches = LatentBatches(found, encoder, TensorStore(cache), size=size, seed=seed)
     yield from batches.prepare()
     return batches

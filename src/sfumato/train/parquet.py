@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import TrainingError
-from sfumato.train.entries import Entry, Finding, bounded, require_readable
+from sfumato.train.entries import Entry, Finding, bounded, require_readable, stamp_of
 from sfumato.train.rows import FILE_KEYS, row_entry
 from sfumato.train.trees import FolderTree
 
@@ -66,14 +67,18 @@ class ParquetSource:
             name=place, address=inside, caption=found.caption, mask=found.mask, repeats=found.repeats
         )
 
+    def stamp(self, address: str) -> str:
+        """See `entries.Source`."""
+        place = _inside(address)
+        return self.tree.stamp(address) if place is None else f"{stamp_of(self.paths[place[0]])} {address}"
+
     def read(self, address: str) -> bytes:
         """See `entries.Source`."""
-        parts = address.split(":")
-        if len(parts) != 3 or not all(part.isdigit() for part in parts):
+        place = _inside(address)
+        if place is None:
             return self.tree.read(address)
-        number, group, row = map(int, parts)
         try:
-            return bounded(self._picture(number, group, row) or b"")
+            return bounded(self._picture(*place) or b"")
         except self.broken as error:
             raise OSError(f"damaged: {error}") from error
 
@@ -91,6 +96,12 @@ class ParquetSource:
         self.cursor = place, values, row + 1
         found: bytes | None = value.get("bytes") if isinstance(value, dict) else value
         return found
+
+
+def _inside(address: str) -> tuple[int, int, int] | None:
+    """Read `file:group:row`; None = it is a name."""
+    match = re.fullmatch(r"(\d+):(\d+):(\d+)", address)
+    return None if match is None else (int(match[1]), int(match[2]), int(match[3]))
 
 
 def _picture_column(file: ParquetFile) -> str | None:

@@ -15,6 +15,8 @@ from sfumato.pipeline.source import flatten, read_picture
 from sfumato.train.buckets import Fit
 from sfumato.train.data import pixels_to_tensor
 
+DIGEST_BYTES = 16
+
 
 def read_colours(data: bytes) -> Image.Image:
     """Decode the file of a PNG, JPEG or WebP as 8-bit RGB, or RGBA where it has transparency; upright.
@@ -36,10 +38,10 @@ def read_mask(data: bytes) -> Image.Image:
 
 
 def content_hash(image: Image.Image) -> bytes:
-    """Name a picture by its pixels, whatever file they lie in: 16 bytes."""
+    """Name a picture by its pixels, whatever file they lie in: `DIGEST_BYTES`."""
     digest = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
     digest.update(np.asarray(image).data)
-    return digest.digest()[:16]
+    return digest.digest()[:DIGEST_BYTES]
 
 
 def frame(image: Image.Image, fit: Fit, corner: tuple[int, int], *, flip: bool) -> Image.Image:

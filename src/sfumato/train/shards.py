@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sfumato.train.captions import MAX_CAPTION_BYTES
-from sfumato.train.entries import MAX_FILE_BYTES, Entry, Finding
+from sfumato.train.entries import MAX_FILE_BYTES, Entry, Finding, stamp_of
 from sfumato.train.rows import row_entry
 
 _PICTURES = ("png", "jpg", "jpeg", "webp")
@@ -81,6 +81,10 @@ class ShardSource:
             caption, repeats = told.caption, told.repeats
         mask = next((sample.addresses[end] for end in _MASKS if end in sample.addresses), None)
         yield Entry(name=name, address=picture, caption=caption, mask=mask, repeats=repeats)
+
+    def stamp(self, address: str) -> str:
+        """See `entries.Source`."""
+        return f"{stamp_of(self.paths[int(address.partition(':')[0])])} {address}"
 
     def read(self, address: str) -> bytes:
         """See `entries.Source`."""

@@ -76,7 +76,7 @@ class TreeSource:
 
     def __init__(self, tree: Tree, masks: str | None = None) -> None:
         self.tree, self.masks = tree, masks
-        self.read = tree.read
+        self.read, self.stamp = tree.read, tree.stamp
 
     def entries(self) -> Iterator[Entry | Finding]:
         """See `Source`."""
@@ -140,7 +140,7 @@ class TableSource:
 
     def __init__(self, tree: Tree, table: str) -> None:
         self.tree, self.table = tree, table
-        self.read = tree.read
+        self.read, self.stamp = tree.read, tree.stamp
 
     def entries(self) -> Iterator[Entry | Finding]:
         """See `Source`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from sfumato.errors import TrainingError
-from sfumato.train.entries import MAX_FILE_BYTES, bounded, require_readable
+from sfumato.train.entries import MAX_FILE_BYTES, bounded, require_readable, stamp_of
 
 MAX_ZIP_FILES = 200_000
 
@@ -24,6 +24,9 @@ class Tree(Protocol):
 
     def open(self, address: str) -> BinaryIO:
         """Open a file. Raises OSError: there is none, or it is outside."""
+
+    def stamp(self, address: str) -> str:
+        """See `entries.Source`."""
 
     def read(self, address: str) -> bytes:
         """Give a file's bytes. Raises OSError, ValueError: not readable, too large."""
@@ -49,15 +52,22 @@ class FolderTree:
             raise require_readable(error, str(self.root / folder)) from error
         return sorted(files), sorted(folders)
 
+    def stamp(self, address: str) -> str:
+        """See `entries.Source`."""
+        return stamp_of(self._path(address))
+
     def open(self, address: str) -> BinaryIO:
         """See `Tree`."""
+        return self._path(address).open("rb")
+
+    def _path(self, address: str) -> Path:
         inner = Path(address)
         if "\0" in address or inner.is_absolute() or inner.drive or ".." in inner.parts:
             raise PermissionError(errno.EPERM, f"not a name inside {self.name}")
         path = self.root / inner
         if path.exists() and not path.is_file():  # a pipe would never end
             raise OSError(errno.EINVAL, "not a file")
-        return path.open("rb")
+        return path
 
     def read(self, address: str) -> bytes:
         """See `Tree`."""
@@ -69,7 +79,7 @@ class ZipTree:
     """A zip file. A single folder that holds everything is taken for the top."""
 
     def __init__(self, path: Path) -> None:
-        self.name = path.stem
+        self.path, self.name = path, path.stem
         try:
             self.archive = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
@@ -96,6 +106,10 @@ class ZipTree:
         """See `Tree`."""
         files, folders = self.folders.get(folder, (set(), set()))
         return sorted(files), sorted(folders)
+
+    def stamp(self, address: str) -> str:
+        """See `entries.Source`."""
+        return f"{stamp_of(self.path)} {self.top}{address}"
 
     def open(self, address: str) -> BinaryIO:
         """See `Tree`."""
