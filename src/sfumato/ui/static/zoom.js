@@ -18,7 +18,7 @@
     dialog.className = "sf-zoom";
     dialog.ariaLabel = say.zoom;
     image = dialog.appendChild(document.createElement("img"));
-    image.draggable = false;
+    [image.draggable, image.alt] = [false, say.zoom];
     image.addEventListener("load", whole);
     const bar = dialog.appendChild(document.createElement("div"));
     bar.className = "sf-zoom-bar";
