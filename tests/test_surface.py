@@ -365,6 +365,7 @@ def test_commands_and_their_options() -> None:
             *("pictures", "model", "threshold", "character_threshold", "leave_out", "prefix", "overwrite"),
             "as_json",
         ],
+        "dataset edit": ["pictures", "front", "back", "remove", "replace", "unique", "dry_run", "as_json"],
         "models list": ["as_json", "models"],
         "models info": ["name", "as_json", "models"],
         "models add": ["path", "name", "link", "models"],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfumato.cli_groups import JsonFlag
+from sfumato.errors import RequestError
 
 if TYPE_CHECKING:
     from sfumato.train.dataset import Found
@@ -21,12 +22,15 @@ Pictures = Annotated[
     ),
 ]
 
+Folder = Annotated[Path, typer.Argument(help="Of pictures, or of folders NUMBER_name.", metavar="FOLDER")]
+
 
 def add_commands(app: typer.Typer) -> None:
     """Register this file's commands."""
     group = typer.Typer(no_args_is_help=True, help="Pictures to train on.")
     group.command("check")(check)
     group.command("caption")(caption)
+    group.command("edit")(edit)
     app.add_typer(group, name="dataset")
 
 
@@ -83,9 +87,7 @@ def check(
 
 def caption(
     *,
-    pictures: Annotated[
-        Path, typer.Argument(help="Of pictures, or of folders NUMBER_name.", metavar="FOLDER")
-    ],
+    pictures: Folder,
     model: Annotated[
         str, typer.Option(help="A folder or owner/name: a captioner, or a tagger with model.onnx.")
     ],
@@ -112,6 +114,34 @@ def caption(
         told = {"name": each.name, "caption": each.caption, "fault": each.fault}
         typer.echo(json.dumps(told) if as_json else printable(f"{each.name}: {each.caption or each.fault}"))
     raise typer.Exit(1 if faults else 0)
+
+
+def edit(
+    *,
+    pictures: Folder,
+    front: Annotated[str, typer.Option(help="Words before each caption that does not begin so.")] = "",
+    back: Annotated[str, typer.Option(help="Words behind each that does not end so.")] = "",
+    remove: Annotated[list[str] | None, typer.Option(help="A tag that is taken out.")] = None,
+    replace: Annotated[list[str] | None, typer.Option(help="TAG=OTHER: one tag by another.")] = None,
+    unique: Annotated[bool, typer.Option("--unique", help="Each tag once.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would change.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Change the captions of a folder all at once, and tell which have changed."""
+    from sfumato.cli_terminal import printable
+    from sfumato.train.caption_edits import CaptionEdit, edit_captions
+
+    exchange = dict.fromkeys(remove or (), "")
+    for each in replace or ():
+        tag, sign, other = each.partition("=")
+        if not sign or not tag.strip():
+            raise RequestError(f"{each!r} is not TAG=OTHER")
+        exchange[tag.strip()] = other.strip()
+    change = CaptionEdit(exchange=exchange, front=front, back=back, unique=unique)
+    for done in edit_captions(pictures, change, write=not dry_run):
+        told = {"name": done.name, "before": done.before, "after": done.after}
+        line = " | ".join(done.after.split("\n"))
+        typer.echo(json.dumps(told) if as_json else printable(f"{done.name}: {line}"))
 
 
 def _tell_buckets(found: Found, batch_size: int, *, as_json: bool) -> None:

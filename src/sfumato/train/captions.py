@@ -107,7 +107,7 @@ def _vary_tags(line: str, config: CaptionConfig, rng: np.random.Generator) -> st
         return line
     if not mark:
         kept_part, rest = "", line
-    kept, tags = list(_tags(kept_part, config.separator)), list(_tags(rest, config.separator))
+    kept, tags = list(split_tags(kept_part, config.separator)), list(split_tags(rest, config.separator))
     first = max(0, config.keep_tokens - len(kept))
     kept, tags = kept + tags[:first], tags[first:]
     if config.shuffle:
@@ -117,7 +117,8 @@ def _vary_tags(line: str, config: CaptionConfig, rng: np.random.Generator) -> st
     return f"{config.separator} ".join(kept + tags)
 
 
-def _tags(line: str, separator: str) -> Iterator[str]:
+def split_tags(line: str, separator: str) -> Iterator[str]:
+    """Give the tags of a line, without blanks around them."""
     return (tag.strip() for tag in line.split(separator) if tag.strip())
 
 
@@ -131,7 +132,7 @@ def tag_counts(captions: Iterator[tuple[str, int]], separator: str) -> Mapping[s
     counts: dict[str, int] = {}
     for text, repeats in captions:
         for line in text.split("\n"):
-            for tag in _tags(line, separator):
+            for tag in split_tags(line, separator):
                 counts[tag] = counts.get(tag, 0) + repeats
         if len(counts) > 100 * MOST_TAGS:
             counts = _commonest(counts, 50 * MOST_TAGS)
