@@ -22,7 +22,7 @@
       [this.said, this.on, this.picture] = [said, on, null];
       const sign = (key, text, act) => make(
         "button", {type: "button", class: "sf-g-sign", title: said(key), "aria-label": said(key), onclick: act}, text);
-      this.image = make("img", {onerror: () => this.gone(true), onload: () => this.gone(false)});
+      this.image = make("img", {class: "sf-closer", onerror: () => this.gone(true), onload: () => this.gone(false)});
       this.lost = make("p", {class: "sf-g-lost", hidden: true}, said("vanished"));
       this.place = make("span", {class: "sf-g-place", role: "status"});
       this.stars = make("div", {class: "sf-g-rate", role: "group", "aria-label": said("rating")});
