@@ -145,6 +145,8 @@ def edit(
 
 
 def _tell_buckets(found: Found, batch_size: int, *, as_json: bool) -> None:
+    from sfumato.train.contact_sheet import counted
+
     shapes, order = found.catalogue.shapes(), found.order(batch_size, seed=0)
     count = sum(pictures for pictures, _ in shapes.values())
     told = {
@@ -162,9 +164,9 @@ def _tell_buckets(found: Found, batch_size: int, *, as_json: bool) -> None:
         typer.echo(json.dumps(told))
         return
     for (width, height), (pictures, visits) in shapes.items():
-        typer.echo(f"{width}×{height}: {pictures} pictures, {visits} visits a round")
+        typer.echo(f"{width}×{height}: {counted(pictures, 'picture')}, {counted(visits, 'visit')} a round")
     beside = f" and {told['regularisation']} of the class" if told["regularisation"] else ""
     typer.echo(
-        f"{count} pictures{beside}, {told['left_out']} left out; "
-        f"a round is {told['visits']} visits, {told['steps']} steps of up to {batch_size}"
+        f"{counted(count, 'picture')}{beside}, {told['left_out']} left out; a round is "
+        f"{counted(len(order.rows), 'visit')}, {counted(order.batches, 'step')} of up to {batch_size}"
     )

@@ -189,6 +189,12 @@ def test_masks_lie_in_a_folder_of_theirs(tmp_path: Path) -> None:
     assert findings(tmp_path, "masks") == {"c.webp": "no mask"}
 
 
+@pytest.mark.parametrize("pack", [flat, zipped, lines, shards])
+def test_masks_that_are_not_there_are_refused(tmp_path: Path, pack: Callable[[Path], Path]) -> None:
+    with pytest.raises(TrainingError, match=r"masks|No such file"):
+        open_source(pack(tmp_path), "m")
+
+
 @pytest.mark.parametrize(
     ("row", "detail"),
     [

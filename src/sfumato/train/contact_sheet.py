@@ -14,7 +14,7 @@ COLUMNS, ROWS = 6, 12
 _SIDE = 160  # the longer side of a bucket, pixels
 _LETTERS = 12
 _MARGIN = 14
-_CUT_OFF, _UNCOUNTED = (128, 128, 128), (220, 40, 40)
+_CUT_OFF, _UNCOUNTED = (128, 128, 128), (200, 0, 200)
 _EDGE = (255, 140, 0)
 _VEIL = 0.65  # how much of a colour lies over what training does not see
 
@@ -22,21 +22,22 @@ _VEIL = 0.65  # how much of a colour lies over what training does not see
 def contact_sheet(found: Found) -> Image.Image:
     """Draw some pictures of every bucket in use.
 
-    What is cropped away is grey outside an orange frame; where the loss does not count it is red.
+    What is cropped away is grey outside an orange frame; where the loss does not count it is purple.
 
     Args:
         found: pictures that were looked through.
     """
     chosen = _chosen(found)
     cells, labels = [], []
+    columns = min(COLUMNS, max(map(len, chosen.values())))
     for size, pictures in chosen.items():
         count, visits = found.catalogue.shapes()[size]
         cells += [_cell(found, picture) for picture in pictures]
         blank = Image.new("RGB", (1, 1), "white")
-        cells += [blank] * (-len(pictures) % COLUMNS)
-        told = [Line(f"{size[0]} x {size[1]}"), Line(f"{_counted(count, 'picture')}, {visits} a round")]
-        labels += [told] + [[Line("")]] * (-(-len(pictures) // COLUMNS) - 1)
-    return sheet(cells, COLUMNS, Legend(rows=labels), _MARGIN, letters=_LETTERS + 2)
+        cells += [blank] * (-len(pictures) % columns)
+        told = [Line(f"{size[0]} x {size[1]}"), Line(f"{counted(count, 'picture')}, {visits} a round")]
+        labels += [told] + [[Line("")]] * (-(-len(pictures) // columns) - 1)
+    return sheet(cells, columns, Legend(rows=labels), _MARGIN, letters=_LETTERS + 2)
 
 
 def _chosen(found: Found) -> Mapping[Size, list[Picture]]:
@@ -77,5 +78,6 @@ def _veiled(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     return Image.blend(image, Image.new("RGB", image.size, colour), _VEIL)
 
 
-def _counted(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """Say how many there are."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

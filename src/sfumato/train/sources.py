@@ -42,8 +42,15 @@ def open_source(path: Path, masks: str | None = None) -> Source:
         masks: a folder in it whose pictures are masks for those of the same name.
 
     Raises:
-        TrainingError: nothing there that can be read.
+        TrainingError: nothing there that can be read, or no such masks.
     """
+    source = _open(path, masks)
+    if masks is not None and not isinstance(source, TreeSource):
+        raise TrainingError(f"{path} says itself which masks there are; leave masks={masks!r} out")
+    return source
+
+
+def _open(path: Path, masks: str | None) -> Source:
     if path.is_dir():
         names = FolderTree(path).listing("")[0]
         if shards := [path / name for name in names if name.endswith(".tar")]:
@@ -75,6 +82,9 @@ class TreeSource:
     """Pictures in a folder and in its folders of repeats, captions beside them."""
 
     def __init__(self, tree: Tree, masks: str | None = None) -> None:
+        """Read a tree; raises TrainingError: there is nothing in the folder of masks."""
+        if masks is not None and not any(tree.listing(masks)):
+            raise TrainingError(f"there are no masks in {masks}; it is a folder below {tree.name}")
         self.tree, self.masks = tree, masks
         self.read, self.stamp = tree.read, tree.stamp
 
