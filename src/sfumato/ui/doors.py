@@ -50,6 +50,7 @@ FILES: Mapping[str, str] = MappingProxyType(  # ours, in the order in which the 
         "closer.css": "text/css",
         "gallery.css": "text/css",
         "page.js": "text/javascript",
+        "refusals.js": "text/javascript",
         "cards.js": "text/javascript",
         "zoom.js": "text/javascript",
         "latent.js": "text/javascript",
