@@ -122,7 +122,7 @@ def difference(ours: UNet, theirs: Any) -> float:
 def operations(task: DiffusionTask) -> float:
     """Count the floating-point operations of one picture, forwards and backwards."""
     with FlopCounterMode(display=False) as counter:
-        loss, _ = task.loss(np.random.default_rng(0))
+        loss, _ = task.loss(np.random.default_rng(0), 0)
         loss.backward()  # type: ignore[no-untyped-call]
     for parameter in task.parameters().values():
         parameter.grad = None

@@ -250,13 +250,17 @@ def train(
 ) -> None:
     """Train a model as configured."""
     from sfumato.cli_terminal import ProgressBar
+    from sfumato.train.catalogue import Scanned
     from sfumato.train.config import read_config
     from sfumato.train.run import run as train_steps
 
     run = read_config(config)
     with ProgressBar(run.steps) as bar:
         for step in train_steps(run, models=options.settings().models, resume=resume):
-            bar.update(step.step, f"loss {step.parts['loss']:.4f}")
+            if isinstance(step, Scanned):
+                bar.update(0, step.name)
+            else:
+                bar.update(step.step, f"loss {step.parts['loss']:.4f}")
     typer.echo(str(run.output))
 
 

@@ -26,7 +26,7 @@ class Line:
     def parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.network.named_parameters())
 
-    def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         x = torch.from_numpy(rng.standard_normal((8, 16))).float()
         error = self.network(x.to(self.network[0].weight.dtype)).float() - x.sum(1, keepdim=True)
         self.calls += 1

@@ -34,7 +34,7 @@ def make_task(lengths: list[int], batch_size: int) -> TextTask:
 def test_the_loss_is_infonce_and_the_cosine_of_the_last_two_tokens() -> None:
     lengths = [1, 3, 2, 5]
     task = make_task(lengths, batch_size=4)
-    loss, parts = task.loss(np.random.default_rng(1))
+    loss, parts = task.loss(np.random.default_rng(1), 0)
     with torch.no_grad():
         states = task.network(task.ids)  # all 77 tokens, nothing cut off
         meant = torch.from_numpy(task.vectors.astype(np.float32))

@@ -32,11 +32,12 @@ class AutoencoderTask:
         """Name what is trained."""
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
 
-    def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         """Draw a batch and measure it.
 
         Args:
             rng: of this step.
+            number: of the batch; `rng` decides what is in it.
 
         Returns:
             The loss and its parts by name: "psnr" in dB, the others as they enter the sum.

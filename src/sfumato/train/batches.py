@@ -9,11 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import torch
 from torch import Tensor
-
-from sfumato.train.data import PictureSet
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,33 +41,3 @@ class Batches(Protocol):
 
     def metadata(self) -> Mapping[str, str]:
         """Say what trained files tell of their data, by the field's `ss_…` names (`ss_tag_frequency` …)."""
-
-
-class PictureBatches:
-    """Batches of a data set of one size, drawn by weight."""
-
-    def __init__(self, data: PictureSet, latents: Tensor, size: int, seed: int) -> None:
-        """Draw `size` of the latents (N,C,h,w), which are those of the data set."""
-        self.data, self.latents, self.size, self.seed = data, latents, size, seed
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def draw(self, number: int) -> Batch:
-        """See `Batches`."""
-        rng = np.random.default_rng((self.seed, number))
-        rows = rng.choice(len(self.data), self.size, p=self.data.weights)
-        return Batch(
-            latents=self.latents[torch.from_numpy(rows)].float(),
-            prompts=tuple(str(rng.choice(self.data.captions[row])) for row in rows),
-            weights=torch.ones(self.size),
-            rows=tuple(int(row) for row in rows),
-        )
-
-    def hashes(self) -> Mapping[str, str]:
-        """See `Batches`."""
-        return self.data.hashes()
-
-    def metadata(self) -> Mapping[str, str]:
-        """See `Batches`."""
-        return {"ss_num_train_images": str(len(self))}

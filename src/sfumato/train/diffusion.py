@@ -12,16 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.diffusion import losses
-from sfumato.diffusion.denoisers import parameterise
-from sfumato.diffusion.guidance import Contexts, Part, guide
-from sfumato.diffusion.samplers_dpm import sample_dpmpp_2m
-from sfumato.diffusion.schedules import find_schedule, scaled_linear_alphas_cumprod, sd_noise_levels
+from sfumato.diffusion.schedules import scaled_linear_alphas_cumprod, sd_noise_levels
 from sfumato.nn.clip_text import CLIPText
 from sfumato.nn.unet import UNet
 from sfumato.nn.vae import AutoencoderKL
 from sfumato.train.autoencoder import encode_all
 from sfumato.train.config import DiffusionConfig, TrainConfig
 from sfumato.train.data import PictureSet
+from sfumato.train.preview import contexts_of, draw_latents
 
 Encode = Callable[[str], Sequence[int]]  # caption -> T token ids with start, end and padding
 
@@ -60,11 +58,12 @@ class DiffusionTask:
             named |= {f"text.{name}": p for name, p in self.text.named_parameters()}
         return named
 
-    def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         """Draw a batch of latents, captions and noise levels, and measure the prediction.
 
         Args:
             rng: of this step.
+            number: of the batch; `rng` decides what is in it.
 
         Returns:
             The weighted loss and its parts by name ("mse" unweighted).
@@ -97,21 +96,16 @@ class DiffusionTask:
         if not count:
             return None
         context = self.text(self.captions.previews).to(self.dtype)  # (B,T,E)
-        contexts = Contexts(
-            positive=(Part(context=context),), negative=self._context(torch.zeros(count, dtype=torch.long))
+        negative = self._context(torch.zeros(count, dtype=torch.long))
+        latents = draw_latents(
+            self.unet,
+            sd_noise_levels(),
+            self.table.prediction,
+            contexts_of(context, negative),
+            torch.randn((count, *self.latents.shape[1:]), generator=torch.Generator().manual_seed(0)),
+            guidance=self.table.guidance,
+            steps=self.table.sample_steps,
         )
-        levels = sd_noise_levels()
-
-        def predict(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-            x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
-            out: Tensor = self.unet(x, timesteps, context)
-            return out
-
-        denoise = guide(parameterise(predict, levels, self.table.prediction), contexts, self.table.guidance)
-        sigmas = find_schedule("Karras").sigmas(levels, self.table.sample_steps).float()
-        shape = (count, *self.latents.shape[1:])
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        *_, latents = sample_dpmpp_2m(denoise, noise * sigmas[0], sigmas)
         return self.decode(latents)
 
     def _context(self, chosen: Tensor) -> Tensor:

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from sfumato.errors import TrainingError
 from sfumato.train import report
-from sfumato.train.config import TrainConfig
+from sfumato.train.config import PreviewConfig, TrainConfig
 from sfumato.train.state import Fingerprint, TrainState
 
 STATE = "state.safetensors"
 _SILENT = (  # fields that change no number
-    *("output", "steps", "save_every", "sample_every", "threads", "provenance"),
+    *("output", "name", "device", "steps", "save_every", "sample_every", "threads", "provenance"),
     *("diffusion.prompts", "diffusion.guidance", "diffusion.sample_steps"),
+    *(f"preview.{name}" for name in PreviewConfig.model_fields),
 )
 
 
@@ -30,8 +31,8 @@ class Task(Protocol):
     def parameters(self) -> dict[str, nn.Parameter]:
         """Name what is trained."""
 
-    def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Measure one batch; all randomness comes from `rng`."""
+    def loss(self, rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
+        """Measure batch `number` of the run, counted from 0; all randomness comes from `rng`."""
 
     def pictures(self) -> Tensor | None:
         """Show what has been learned on fixed inputs: (B,3,H,W) in [-1, 1]; None = nothing to show."""
@@ -73,20 +74,14 @@ def train(
         began = time.perf_counter()
         rng = np.random.default_rng((config.seed, state.step))
         rate = state.rate(config.steps)
-        loss, parts = task.loss(rng)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"step {state.step}: the loss is {float(loss.detach())}; lower optimiser.rate "
-                f"(now {rate:.2e}) and resume from the last save"
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = state.apply_gradients(rate)
-        parts = {"loss": float(loss.detach()), "norm": norm} | parts
+        parts = _measure(task, config, state.step, rng, rate)
+        parts["norm"] = state.apply_gradients(rate)
         seconds = time.perf_counter() - began
         report.append_log(config.output, {"step": state.step, "rate": rate, "seconds": seconds} | parts)
         last = state.step == config.steps
         saved = last or state.step % config.save_every == 0
         if saved:
+            state.require_finite(rate)
             save(parts)
         if last or state.step % config.sample_every == 0:
             with averaged_weights(state):
@@ -95,6 +90,24 @@ def train(
                 report.write_grid(images, config.output / "pictures" / f"{state.step:07d}.png")
             report.plot_loss(config.output)
         yield TrainStep(step=state.step, steps=config.steps, rate=rate, parts=parts, saved=saved)
+
+
+def _measure(
+    task: Task, config: TrainConfig, step: int, rng: np.random.Generator, rate: float
+) -> dict[str, float]:
+    """Sum the gradients of a step's batches; the means of "loss" and the task's own parts."""
+    sums: dict[str, float] = {}
+    for number in range(step * config.accumulate, (step + 1) * config.accumulate):
+        loss, parts = task.loss(rng, number)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"step {step}: the loss is {float(loss.detach())}; lower optimiser.rate "
+                f"(now {rate:.2e}) and resume from the last save"
+            )
+        (loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
+        for name, value in {"loss": float(loss.detach()), **parts}.items():
+            sums[name] = sums.get(name, 0.0) + value / config.accumulate
+    return sums
 
 
 class averaged_weights:  # noqa: N801  a context manager reads like a function

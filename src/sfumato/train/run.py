@@ -2,8 +2,8 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,37 +19,26 @@ from sfumato.pipeline.models import DTYPES, find_checkpoint
 from sfumato.text.tokenizer import END_ID, START_ID, Tokenizer
 from sfumato.train import report
 from sfumato.train.autoencoder import AutoencoderTask, build_autoencoder, encode_all, normalise_latents
-from sfumato.train.config import TrainConfig
+from sfumato.train.catalogue import Scanned
+from sfumato.train.config import TUNING, TrainConfig
 from sfumato.train.data import PictureSet, open_pictures, require_sides
 from sfumato.train.diffusion import CaptionTable, DiffusionTask, cached_latents
-from sfumato.train.loop import STATE, Task, TrainStep, fingerprint, train
+from sfumato.train.loop import STATE, TrainStep, fingerprint, train
+from sfumato.train.method import Method, Provenance, Weights, of_network
 from sfumato.train.state import TrainState
 from sfumato.train.text import TextTask, padded_ids
+from sfumato.train.tuning import tuning
 from sfumato.weights.files import file_sha256
 from sfumato.weights.folders import weights_sha256
 from sfumato.weights.info import describe
 from sfumato.weights.load import load_networks, load_vae, save_checkpoint
 from sfumato.weights.specs import ModelSpec
 
-MODEL = "model.safetensors"
 NORMALISING_PICTURES = 1024
 
-Provenance = Mapping[str, str]
-Weights = Mapping[str, Tensor]
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Method:
-    """A task, and how its result is written from the averaged float32 weights, by the task's names."""
-
-    task: Task
-    export: Callable[[Path, Weights, Provenance], None]
-    provenance: Provenance  # of what the run started from
-    inputs: Mapping[str, str]  # hashes of what the run reads, by the field that names it
-
-
-def run(config: TrainConfig, *, models: Path, resume: bool = False) -> Iterator[TrainStep]:
-    """Train as configured and write `model.safetensors` into the output folder at every save.
+def run(config: TrainConfig, *, models: Path, resume: bool = False) -> Iterator[TrainStep | Scanned]:
+    """Train as configured and write the result into the output folder at every save.
 
     Args:
         config: the run.
@@ -57,7 +46,8 @@ def run(config: TrainConfig, *, models: Path, resume: bool = False) -> Iterator[
         resume: go on from the folder's saved state; without it a folder that holds one is refused.
 
     Yields:
-        A report after each step; stop iterating to stop. The last save is complete whatever happens.
+        Pictures as they are looked through, where a method does that; then a report after each step. Stop
+        iterating to stop. The last save is complete whatever happens.
 
     Raises:
         TrainingError: data, configuration or arithmetic; a state that belongs to another configuration.
@@ -71,13 +61,14 @@ def run(config: TrainConfig, *, models: Path, resume: bool = False) -> Iterator[
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)  # fresh weights only; every later draw comes from (seed, step)
-    method = METHODS[config.method](config, models)
+    made = METHODS[config.method](config, models)
+    method = made if isinstance(made, Method) else (yield from made)
     mark = fingerprint(config, method.inputs)
-    state = TrainState(method.task.parameters(), config.optimiser, config.ema_decay)
+    state = TrainState(method.task.parameters(), config.optimiser, config.ema_decay, _factors(config))
 
     def export(parts: Mapping[str, float]) -> None:
         made = dict(method.provenance) | _provenance(config, state.step, parts)
-        method.export(config.output / MODEL, state.averaged(), made)
+        method.export(config.output / method.file, state.averaged(), made)
 
     def save(parts: Mapping[str, float]) -> None:
         export(parts)  # first: a run that is killed here does these steps again, and no model is older
@@ -88,6 +79,11 @@ def run(config: TrainConfig, *, models: Path, resume: bool = False) -> Iterator[
         if state.step >= config.steps:  # nothing is left to do but to write the result
             export(report.parts_at(config.output, state.step))
     yield from train(method.task, config, state, save)
+
+
+def _factors(config: TrainConfig) -> dict[str, float]:
+    rate = config.optimiser.text_rate
+    return {} if rate is None else {"text": rate / config.optimiser.rate}
 
 
 def _provenance(config: TrainConfig, step: int, parts: Mapping[str, float]) -> dict[str, str]:
@@ -156,7 +152,7 @@ def _text(config: TrainConfig, models: Path) -> Method:
 
     def export(path: Path, weights: Weights, provenance: Provenance) -> None:
         made = replace(spec, family=path.parent.name, text=shape)
-        text = _of("text", weights)
+        text = of_network("text", weights)
         save_checkpoint(path, spec=made, vae=parts["vae"], text=text, provenance=provenance)
 
     task = TextTask(config, network, ids, vectors)
@@ -198,9 +194,9 @@ def _diffusion(config: TrainConfig, models: Path) -> Method:
         save_checkpoint(
             path,
             spec=made,
-            unet=_of("unet", weights),
+            unet=of_network("unet", weights),
             vae=vae,
-            text=_of("text", weights) or text,
+            text=of_network("text", weights) or text,
             provenance=provenance,
             dtype=torch.float16,
         )
@@ -224,11 +220,6 @@ def _data_hashes(data: PictureSet) -> dict[str, str]:
     return {f"data.{name}": value for name, value in data.hashes().items()}
 
 
-def _of(network: str, weights: Weights) -> dict[str, Tensor]:
-    prefix = f"{network}."
-    return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-
-
 def _told(path: Path) -> Provenance:
     """Read what a checkpoint of ours says of its making, to be carried on."""
     told = json.loads(describe(path).metadata.get("sfumato", "{}")).get("provenance", {})
@@ -245,8 +236,9 @@ def _encode(tokenizer: Tokenizer, length: int) -> Callable[[str], list[int]]:
     return lambda text: padded_ids(tokenizer.encode(text), length, START_ID, END_ID)
 
 
-METHODS: Mapping[str, Callable[[TrainConfig, Path], Method]] = {
+METHODS: Mapping[str, Callable[[TrainConfig, Path], Method | Generator[Scanned, None, Method]]] = {
     "autoencoder": _autoencoder,
     "text": _text,
     "diffusion": _diffusion,
+    **dict.fromkeys(TUNING, tuning),
 }

@@ -14,34 +14,53 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import TrainingError
-from sfumato.train.config import OptimiserConfig
+from sfumato.train.config import OptimiserConfig, default_of
+from sfumato.train.optimisers import make_optimiser
 from sfumato.weights import files
 
 Fingerprint = dict[str, Any]  # what decides a run's numbers, by the field's name, as JSON has it
 
 MUON_MOMENTUM = 0.95
-_MASTER, _AVERAGE, _FIRST, _SECOND = "master", "average", "first_moment", "second_moment"
+_MASTER, _AVERAGE = "master", "average"
+_MOMENTS = {"exp_avg": "first_moment", "exp_avg_sq": "second_moment"}  # what files call them
+_GROUPS = "group"
 
 
 class TrainState:
-    """Trainable parameters with their float32 masters, AdamW moments and exponential moving average.
+    """Trainable parameters with their float32 masters, the optimiser and an exponential moving average.
 
     The network may hold its parameters in bfloat16: gradients are widened to float32, the optimiser steps on
     the masters, and the rounded result is written back. That is mixed precision without casting every weight
     at every step.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], config: OptimiserConfig, ema_decay: float):
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        config: OptimiserConfig,
+        ema_decay: float,
+        factors: Mapping[str, float] | None = None,
+    ):
+        """Begin at step 0.
+
+        Args:
+            parameters: what trains, by name.
+            config: how.
+            ema_decay: of the average; 0 = there is none, and the weights stand for it.
+            factors: of the rate, by the first part of the parameters' names ("text"); 1 for the others.
+        """
         self.step = 0
         self.names = list(parameters)
         self.parameters = list(parameters.values())
         self.master = [p.detach().float().clone() for p in self.parameters]
-        self.average = [m.clone() for m in self.master]
+        self.average = [m.clone() for m in self.master] if ema_decay else self.master
         self.config = config
         self.ema_decay = ema_decay
-        self.optimiser = torch.optim.AdamW(
-            self.master, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )
+        grouped: dict[float, list[Tensor]] = {}
+        for name, master in zip(self.names, self.master, strict=True):
+            grouped.setdefault((factors or {}).get(name.partition(".")[0], 1.0), []).append(master)
+        groups = [{"params": masters, "factor": factor} for factor, masters in grouped.items()]
+        self.optimiser = make_optimiser(groups, config)
         self.orthogonal = [
             config.matrices == "muon" and is_matrix(name, master)
             for name, master in zip(self.names, self.master, strict=True)
@@ -85,15 +104,24 @@ class TrainState:
             else:
                 master.grad = gradient
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.optimiser.step()  # parameters without a gradient are passed over
         self.put(self.master)
         for parameter, master in zip(self.parameters, self.master, strict=True):
             parameter.grad = master.grad = None
         self.step += 1
-        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.average, self.master, 1 - decay)
+        if self.ema_decay:
+            decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(self.average, self.master, 1 - decay)
         return float(norm)
+
+    def require_finite(self, rate: float) -> None:
+        """Refuse to keep weights that are no numbers. Raises TrainingError."""
+        if not all(bool(master.isfinite().all()) for master in self.master):
+            raise TrainingError(
+                f"step {self.step}: the weights are not finite; lower optimiser.rate (now {rate:.2e}) "
+                "and resume from the last save"
+            )
 
     def _muon_step(self, master: Tensor, gradient: Tensor, rate: float) -> None:
         state = self.optimiser.state[master]
@@ -122,15 +150,25 @@ class TrainState:
             fingerprint: of the run, from `loop.fingerprint`.
         """
         tensors: dict[str, Tensor] = {}
-        for index, name in enumerate(self.names):
-            moments = self.optimiser.state[self.master[index]]
-            tensors[f"{_MASTER}.{name}"] = self.master[index]
-            tensors[f"{_AVERAGE}.{name}"] = self.average[index]
-            if moments:
-                tensors[f"{_FIRST}.{name}"] = moments["exp_avg"]
-            if "exp_avg_sq" in moments:
-                tensors[f"{_SECOND}.{name}"] = moments["exp_avg_sq"]
-        header = {"training_state": json.dumps({"step": self.step, "run": fingerprint})}
+        numbers: dict[str, Any] = {}
+
+        def keep(key: str, value: Any) -> None:
+            if isinstance(value, Tensor):
+                tensors[key] = value
+            else:
+                numbers[key] = value
+
+        for name, master, average in zip(self.names, self.master, self.average, strict=True):
+            keep(f"{_MASTER}.{name}", master)
+            if self.ema_decay:
+                keep(f"{_AVERAGE}.{name}", average)
+            for key, value in self.optimiser.state[master].items():
+                keep(f"{_MOMENTS.get(key, key)}.{name}", value)
+        for place, group in enumerate(self.optimiser.param_groups):
+            for key, value in group.items():
+                if key != "params":
+                    keep(f"{_GROUPS}.{place}.{key}", value)
+        header = {"training_state": json.dumps({"step": self.step, "run": fingerprint, "numbers": numbers})}
         files.write_safetensors(path, tensors, header)
 
     @torch.no_grad()
@@ -152,34 +190,52 @@ class TrainState:
                 f"{path} was made by another run: {'; '.join(changes)}; restore that, or choose "
                 "another output folder"
             )
-        tensors = files.read_safetensors(path)
+        kept: dict[str, Any] = files.read_safetensors(path) | saved.get("numbers", {})
         wanted = {f"{_MASTER}.{name}" for name in self.names}
-        if wanted - tensors.keys():
-            raise TrainingError(f"{path} lacks {sorted(wanted - tensors.keys())[:3]} …: other networks?")
+        if wanted - kept.keys():
+            raise TrainingError(f"{path} lacks {sorted(wanted - kept.keys())[:3]} …: other networks?")
         self.step = saved["step"]
-        for index, name in enumerate(self.names):
-            self.master[index].copy_(tensors[f"{_MASTER}.{name}"])
-            self.average[index].copy_(tensors[f"{_AVERAGE}.{name}"])
-            moments = {"exp_avg": f"{_FIRST}.{name}", "exp_avg_sq": f"{_SECOND}.{name}"}
-            found = {
-                moment: torch.empty_like(self.master[index]).copy_(tensors[key])
-                for moment, key in moments.items()
-                if key in tensors
-            }
-            if "exp_avg_sq" in found:
-                found["step"] = torch.tensor(float(self.step))
-            if found:
-                self.optimiser.state[self.master[index]] = found
+        endings = {name: place for place, name in enumerate(self.names)}
+        for key, value in kept.items():
+            kind, _, name = key.partition(".")
+            if kind == _GROUPS:
+                place, _, field = name.partition(".")
+                group = self.optimiser.param_groups[int(place)]
+                group[field] = tuple(value) if isinstance(value, list) else _own(value)
+                continue
+            master = self.master[endings[name]]
+            if kind == _MASTER:
+                master.copy_(value)
+            elif kind == _AVERAGE:
+                self.average[endings[name]].copy_(value)
+            else:
+                field = next((ours for ours, theirs in _MOMENTS.items() if theirs == kind), kind)
+                self.optimiser.state[master][field] = _own(value, master)
+        for moments in self.optimiser.state.values():
+            if self.config.name == "adamw" and "exp_avg_sq" in moments:  # older states do not say it
+                moments.setdefault("step", torch.tensor(float(self.step)))
         self.put(self.master)
 
 
+def _own(value: Any, like: Tensor | None = None) -> Any:
+    """Copy a tensor out of a mapped file, laid out like a parameter of its shape and beside it."""
+    if not isinstance(value, Tensor):
+        return value
+    if like is None:
+        return value.clone()
+    if value.shape != like.shape:
+        return value.to(like.device, copy=True)
+    return torch.empty_like(like, dtype=value.dtype).copy_(value)
+
+
 def _changes(before: Fingerprint, now: Fingerprint) -> list[str]:
-    """Name what differs between two runs, one phrase each."""
-    names = [name for name in before | now if before.get(name) != now.get(name)]
-    return [
-        f"{name} was {before.get(name, 'not set')!s:.60}, is {now.get(name, 'not set')!s:.60}"
-        for name in names
-    ]
+    """Name what differs between two runs, one phrase each; a field that is not told had its default."""
+    pairs = {name: tuple(each.get(name, default_of(name)) for each in (before, now)) for name in before | now}
+    return [f"{name} was {_said(old)}, is {_said(new)}" for name, (old, new) in pairs.items() if old != new]
+
+
+def _said(value: Any) -> str:
+    return "not set" if value is None else f"{value!s:.60}"
 
 
 def is_matrix(name: str, tensor: Tensor) -> bool:

@@ -46,11 +46,12 @@ class TextTask:
         named = {f"text.{name}": p for name, p in self.network.named_parameters()}
         return named | {f"head.{name}": p for name, p in self.head.named_parameters()}
 
-    def loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         """Draw a batch of sentences and compare their last tokens with their vectors.
 
         Args:
             rng: of this step.
+            number: of the batch; `rng` decides what is in it.
 
         Returns:
             The loss, and "top1": how often the nearest vector of the batch is the sentence's own.

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.errors import UnknownModelError, WeightsError
+from sfumato.weights.atomic import atomic_file
 from sfumato.weights.files import file_sha256
 from sfumato.weights.pickles import read_tensors
 
@@ -172,3 +173,22 @@ def _require_shape(path: Path, hyper: Hyper, width: int) -> None:
         fits = False
     if not (fits and finite):
         raise WeightsError(f"{path} is broken: its network for the width {width} does not fit that")
+
+
+def write_hypernetwork(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
+    """Write a hypernetwork in the form that the field's interfaces read: a pickle of plain values.
+
+    Args:
+        path: the file; an existing one is replaced at once.
+        tensors: by `WIDTH.SIDE.linear.PLACE.weight` and `.bias`; side 0 is for keys, 1 for values.
+        facts: `activation_func`, `layer_structure` and the like.
+
+    Raises:
+        OutputError: the file cannot be written; an existing one is left as it was.
+    """
+    sides: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
+    for name, tensor in tensors.items():
+        width, side, rest = name.split(".", 2)
+        sides.setdefault(int(width), ({}, {}))[int(side)][rest] = tensor.detach().float().cpu().clone()
+    with atomic_file(path) as file:
+        torch.save(dict[object, object]([*facts.items(), *sides.items()]), file)

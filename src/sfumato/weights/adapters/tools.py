@@ -341,7 +341,7 @@ def _write(
         str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
     )
     lay: Callable[[Mapping[Place, Piece], ModelSpec], dict[str, Tensor]] = (
-        _as_kohya if output.layout == "kohya" else _as_peft
+        kohya_tensors if output.layout == "kohya" else _as_peft
     )
     tensors = lay(made, spec)
     if output.layout == "peft":
@@ -355,7 +355,8 @@ _KOHYA = {  # our field: the ending of its key, where that is not the field's na
 }  # fmt: skip
 
 
-def _as_kohya(made: Mapping[Place, Piece], spec: ModelSpec) -> dict[str, Tensor]:
+def kohya_tensors(made: Mapping[Place, Piece], spec: ModelSpec) -> dict[str, Tensor]:
+    """Spell an adapter as kohya's trainer and LyCORIS do, and most programs read."""
     names = kohya_names(spec)
     tensors: dict[str, Tensor] = {}
     for place, piece in made.items():
