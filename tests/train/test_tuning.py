@@ -1,5 +1,6 @@
 """Five methods, one loop: what is trained on a checkpoint is what its file does when it is used."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,44 @@ def test_every_optimiser_resumes_to_the_bit(name: str, tune: Train) -> None:
         a, b = (read_safetensors(folder / file) for folder in (whole, halves))
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("crop", ["true", "false"])
+def test_data_of_many_shapes_resume_to_the_bit(tune: Train, tmp_path: Path, crop: str) -> None:
+    folder = tmp_path / "shapes"
+    (folder / "masks").mkdir(parents=True)
+    for number, size in enumerate([(64, 64), (90, 60), (50, 100), (65, 66), (128, 60)]):
+        Image.linear_gradient("L").resize(size).rotate(90 * number).save(folder / f"{number}.png")
+        Image.new("L", size, 50 * number).save(folder / "masks" / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a, b, c, number {number}")
+    tables = (
+        f'[lora]\nrank = 2\n[pictures]\nsource = "{folder}"\nflip = true\nrandom_crop = {crop}\n'
+        'masks = "masks"\n[pictures.captions]\nshuffle = true\ndropout = 0.3\n'
+    )
+    whole = tune("lora", tables, name='"thing"', output="whole", steps=7, save_every=3)
+    for steps in (3, 6, 7):  # other rounds and batches at each stop
+        halves = tune(
+            "lora", tables, name='"thing"', output="halves", steps=steps, save_every=3, resume=steps > 3
+        )
+    for file in ("state.safetensors", "thing.safetensors"):
+        assert (whole / file).read_bytes() == (halves / file).read_bytes()
+
+
+def test_changed_captions_are_told_when_a_run_is_resumed(tune: Train, pictures: Path) -> None:
+    tune("lora", "[lora]\nrank = 2", steps=2)
+    (pictures / "1.txt").write_text("something else")
+    with pytest.raises(TrainingError, match=r"pictures\.captions was .{16}, is .{16}"):
+        tune("lora", "[lora]\nrank = 2", resume=True)
+
+
+def test_captions_longer_than_a_model_reads_are_left_out_before_it_starts(
+    tune: Train, pictures: Path, tiny_checkpoint: Path
+) -> None:
+    (pictures / "1.txt").write_text("cat " * 100)
+    tables = f'[lora]\nrank = 2\n[model]\nbase = "{tiny_checkpoint}"\nmax_chunks = 1\n'
+    made = tune("lora", tables, name='"thing"') / "thing.safetensors"
+    told = json.loads(read_header(made).metadata["ss_dataset_dirs"])
+    assert told["pictures"]["img_count"] == 3
 
 
 class Trained:

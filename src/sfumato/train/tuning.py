@@ -207,7 +207,12 @@ def tuning(config: TrainConfig, models: Path) -> Generator[Scanned, None, Method
         yield from draw_class(config, checkpoint, pictures)
     encoder, cache = vae_encoder(checkpoint.vae, digest), config.output / "cache"
     batches: Batches = yield from open_latents(
-        pictures, encoder, cache, size=config.batch_size, seed=config.seed
+        pictures,
+        encoder,
+        cache,
+        size=config.batch_size,
+        seed=config.seed,
+        most_rows=config.model.max_chunks,
     )
     if config.method == "embedding":
         reword = partial(worded, word=config.file_name, use=config.embedding.use)
