@@ -267,7 +267,7 @@ def test_commands_and_their_options() -> None:
         "models folders list": ["as_json", "models"],
         "models folders add": ["path", "name", "look", "as_json", "models"],
         "models folders remove": ["name", "models"],
-        "train": ["config", "resume", "models"],
+        "train": ["config", "resume", "init", "models"],
         "img2img": [
             *(flag.name for flag in (SOURCE, PROMPT, *SOURCE_FLAGS, *REQUEST_FLAGS)),
             "style",

@@ -247,13 +247,25 @@ def train(
     options: Options,
     config: Annotated[Path, typer.Argument(help="A training configuration, TOML.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last save.")] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Write a configuration to begin with and stop: lora, embedding, dreambooth, finetune, "
+            "hypernetwork."
+        ),
+    ] = None,
 ) -> None:
-    """Train a model as configured."""
+    """Train a model as configured: a LoRA, an embedding, a whole checkpoint …"""
     from sfumato.cli_terminal import ProgressBar
     from sfumato.train.catalogue import Scanned
     from sfumato.train.config import read_config
     from sfumato.train.run import run as train_steps
+    from sfumato.train.templates import begin
 
+    if init is not None:
+        begin(init, config, "sfumato-mini")
+        typer.echo(str(config))
+        return
     run = read_config(config)
     with ProgressBar(run.steps) as bar:
         for step in train_steps(run, models=options.settings().models, resume=resume):
