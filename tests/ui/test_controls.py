@@ -122,7 +122,7 @@ def test_a_slider_grows_where_a_text_holds_more(engine: Engine) -> None:
     form = Form(Site(engine=engine), "txt2img")
     form.group("steps")
     (filled,) = form.fill(with_values(Request(), {"sampling.steps": 500}))
-    assert (filled.value, filled.maximum) == (500, 500)
+    assert (filled["value"], filled["maximum"]) == (500, 500)
     assert form.fill(with_values(Request(), {"sampling.steps": 50})) == [50]
 
 

@@ -11,6 +11,12 @@ from tests.ui.conftest import serving
 pytestmark = pytest.mark.slow
 
 
+def masks(folder: Path) -> list[Any]:
+    """The masks of all jobs, as they are kept."""
+    kept = [np.asarray(Image.open(each)) for each in (folder / "data").rglob("inputs/*.png")]
+    return [each if each.ndim == 2 else each[..., 0] for each in kept if np.unique(each).tolist() == [0, 255]]
+
+
 def test_what_the_mouse_did_not_paint_over_stays_as_it_was(page: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     stored = Image.fromarray(rng.integers(0, 256, (760, 1000, 3), np.uint8))  # larger than the first canvas
@@ -40,12 +46,19 @@ def test_what_the_mouse_did_not_paint_over_stays_as_it_was(page: Any, tmp_path: 
         page.locator("#img2img_prompt_text textarea").fill("a house")
         page.locator("#img2img_generate").click()
         page.locator("#img2img_gallery img").first.wait_for()
+        (file,) = (tmp_path / "outputs").rglob("*.png")
+        (painted,) = masks(tmp_path)
+        page.locator("#img2img_tool_invert_mask").click()
+        page.wait_for_load_state("networkidle")
+        page.locator("#img2img_generate").click()
+        page.wait_for_function("document.querySelectorAll('#img2img_strip .sf-line')[0].textContent")
+        while len(masks(tmp_path)) < 2:
+            page.wait_for_timeout(50)
+        page.screenshot(path=tmp_path / "inverted.png", full_page=True)
         page.close()  # before its server is gone
-    (file,) = (tmp_path / "outputs").rglob("*.png")
+    assert sum(map(int, painted.ravel())) // 255 > 0
+    assert any(np.array_equal(each, 255 - painted) for each in masks(tmp_path))
     result = np.asarray(Image.open(file).convert("RGB"))
-    kept = [np.asarray(Image.open(each)) for each in (tmp_path / "data").rglob("inputs/*.png")]
-    mask = next(each for each in kept if np.unique(each).tolist() == [0, 255])
-    painted = mask if mask.ndim == 2 else mask[..., 0]
     assert result.shape == upright.shape
     assert painted.shape == upright.shape[:2]
     assert 100 < (painted > 0).sum() < painted.size / 4

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from sfumato.pipeline.source import read_picture
 from sfumato.types import Picture, Request
@@ -55,6 +55,17 @@ def mask(canvas: Canvas) -> Image.Image | None:
     for layer in _layers(canvas, picture.size):
         found |= np.asarray(layer.getchannel("A")) >= PAINTED
     return Image.fromarray(found.astype(np.uint8) * np.uint8(255))
+
+
+def inverted(canvas: Canvas) -> dict[str, Any] | None:
+    """The canvas with white paint wherever it had none, and nowhere else; None = there is no picture."""
+    picture, found = background(canvas), mask(canvas)
+    if picture is None or found is None:
+        return None
+    layer = Image.new("RGBA", picture.size, "white")
+    layer.putalpha(ImageChops.invert(found))
+    below = picture.convert("RGBA")
+    return {"background": picture, "layers": [layer], "composite": Image.alpha_composite(below, layer)}
 
 
 def with_pictures(

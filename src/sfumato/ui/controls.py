@@ -93,6 +93,9 @@ CONTROLS: tuple[Control, ...] = (
     Control(field="mask.content", kind="radio", group="inpaint", tabs=_IMAGE),
     Control(field="mask.area", kind="radio", group="inpaint", tabs=_IMAGE),
     _slider("mask.padding", "inpaint", 0, 256, 4, tabs=_IMAGE),
+    Control(field="mask.round", kind="check", group="inpaint", tabs=_IMAGE),
+    _slider("mask.conditioning_weight", "inpaint", 0, 1, 0.01, tabs=_IMAGE),
+    Control(field="mask.overlay", kind="check", group="inpaint", tabs=_IMAGE),
     Control(field="soft.enabled", kind="check", group="soft", tabs=_IMAGE),
     _slider("soft.schedule_bias", "soft", 0, 8, 0.1, tabs=_IMAGE),
     _slider("soft.preservation_strength", "soft", 0, 8, 0.05, tabs=_IMAGE),
@@ -151,9 +154,6 @@ CONTROLS: tuple[Control, ...] = (
     _slider("source.extra_noise", "source_finer", 0, 1, 0.01, tabs=_IMAGE),
     Control(field="source.color_correction", kind="check", group="source_finer", tabs=_IMAGE),
     Control(field="source.background", kind="colour", group="source_finer", tabs=_IMAGE),
-    Control(field="mask.round", kind="check", group="source_finer", tabs=_IMAGE),
-    _slider("mask.conditioning_weight", "source_finer", 0, 1, 0.01, tabs=_IMAGE),
-    Control(field="mask.overlay", kind="check", group="source_finer", tabs=_IMAGE),
 )  # fmt: skip
 OUTSIDE: Mapping[str, str] = MappingProxyType(  # fields without a control here, and why
     {
@@ -232,11 +232,17 @@ def component(control: Control, start: Any, choices: Callable[[Choices], list[An
     return made
 
 
-def within(control: Control, shown: Any) -> Any:
-    """What a component is given: a slider grows where a text holds a value beyond its end."""
-    if control.kind != "slider" or control.low <= shown <= control.high:
-        return shown
-    return gr.Slider(value=shown, minimum=min(control.low, shown), maximum=max(control.high, shown))
+def within(control: Control, shown: Any, **changes: Any) -> Any:
+    """What a component is given: a slider grows where a text holds a value beyond its end.
+
+    Args:
+        control: which.
+        shown: its value.
+        changes: of other properties.
+    """
+    if control.kind == "slider" and not control.low <= shown <= control.high:
+        changes |= {"minimum": min(control.low, shown), "maximum": max(control.high, shown)}
+    return gr.update(value=shown, **changes) if changes else shown
 
 
 def _rows(control: Control, choices: Callable[[Choices], list[Any]]) -> list[Any]:

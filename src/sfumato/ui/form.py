@@ -13,6 +13,7 @@ from sfumato.pipeline.scripts.fields import with_values
 from sfumato.types import Request
 from sfumato.ui import controls
 from sfumato.ui.controls import Control, component, of_tab, within
+from sfumato.ui.effects import depends, usable
 from sfumato.ui.site import Site
 from sfumato.ui.strings import LANGUAGES, table
 
@@ -26,6 +27,7 @@ class Form:
         self.components: dict[str, Any] = {}
         self._controls: dict[str, Control] = {}
         start = with_values(Request(), {"model.checkpoint": site.checkpoint})
+        self._channels = site.channels(site.checkpoint)
         self._start = controls.shown(start, controls.CONTROLS, site.native(site.checkpoint))
 
     def group(self, name: str) -> list[Any]:
@@ -43,6 +45,7 @@ class Form:
     def make(self, control: Control) -> Any:
         """Make one control here."""
         made = component(control, self._start[control.field], self.site.choices, self.tab)
+        made.interactive = usable(control.field, self._start, self._channels)
         self.components[control.field] = made
         self._controls[control.field] = control
         return made
@@ -71,7 +74,14 @@ class Form:
             request = replace(request, model=replace(request.model, checkpoint=self.site.checkpoint))
         known = self._controls.values()
         shown = controls.shown(request, known, self.site.native(request.model.checkpoint))
-        return [within(each, shown[each.field]) for each in known]
+        channels = self.site.channels(request.model.checkpoint)
+        filled = []
+        for each in known:
+            held = shown[each.field]
+            tied = depends(each.field)
+            changes = {"interactive": usable(each.field, shown, channels)} if tied else {}
+            filled.append(within(each, held, **changes))
+        return filled
 
     def paste(self, infotext: str) -> list[Any]:
         """What `inputs` show for a text of generation parameters.

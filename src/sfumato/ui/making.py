@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from sfumato.pipeline.scripts.fields import with_values
 from sfumato.text.styles import apply_styles
 from sfumato.types import Prompt, Request
 from sfumato.ui import cards
+from sfumato.ui.effects import tie
 from sfumato.ui.form import Form, tool
 from sfumato.ui.live import current, together
 from sfumato.ui.presets import Presets
@@ -31,6 +33,15 @@ from sfumato.ui.strings import t
 Finish = Callable[  # with the values of `bind`'s further inputs; more requests are jobs of one batch
     [Visit, Request, Sequence[Any]], Request | Sequence[Request]
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remark:
+    """Words about a form that is sent, which do not keep it from being sent."""
+
+    place: Any  # the component that shows them
+    say: Callable[[Visit, Sequence[Request]], Any]  # its new value
+
 
 TICKET = "(ticket, ...rest) => [ticket || String(Math.random()).slice(2), ...rest]"  # before it has come
 _SWAP = "(w, h) => [h, w]"
@@ -140,27 +151,33 @@ class Making:
         """Make the choice of a script here."""
         self.scripts = Scripts(self.site, self.tab)
 
-    def bind(self, results: Results, finish: Finish, extra: Sequence[Any] = ()) -> None:
+    def bind(
+        self, results: Results, finish: Finish, extra: Sequence[Any] = (), remark: Remark | None = None
+    ) -> None:
         """Bind the buttons, when everything is made.
 
         Args:
             results: shows what comes of it.
             finish: adds to the request what the tab's own inputs say; see `Finish`.
             extra: those inputs.
+            remark: what is said of a form that is sent.
         """
         form, on, prompts = self.form, self.site.on, self._prompts()
+        tie(form)
 
-        def send(visit: Visit, ticket: str, names: list[str], *values: Any) -> str:
+        def send(visit: Visit, ticket: str, names: list[str], *values: Any) -> Any:
             own = len(form.components)
             rest = own + len(self.scripts.inputs)
             script = self.scripts.read(values[own:rest])
             made = finish(visit, self._styled(form.read(values[:own]), names), values[rest:])
             requests = [made] if isinstance(made, Request) else made
+            said = [remark.say(visit, requests)] if remark else []
             submit_all(self.site.engine, visit, [(request, script) for request in requests], ticket)
-            return new_ticket()
+            return [new_ticket(), *said] if remark else new_ticket()
 
         inputs = [self.ticket, self.styles, *form.inputs, *self.scripts.inputs, *extra]
-        on(self.generate.click, send, inputs, [self.ticket], trigger_mode="once", js=TICKET)
+        outputs = [self.ticket, remark.place] if remark else [self.ticket]
+        on(self.generate.click, send, inputs, outputs, trigger_mode="once", js=TICKET)
         on(self.interrupt.click, lambda visit: stop(self.site.engine, visit, self.tab))
         on(self.skip.click, self._skip)
         on(self.recycle.click, lambda visit, made: made or "-1", [results.seed], [form["canvas.seed"]])

@@ -23,7 +23,7 @@ from sfumato.types import Request, ResizeMode
 from sfumato.ui import controls
 from sfumato.ui.strings import language_of, word
 from sfumato.weights import store
-from sfumato.weights.info import describe
+from sfumato.weights.info import ModelInfo, describe
 
 log = logging.getLogger(__name__)
 NATIVE = 512  # pixels, where a checkpoint does not say its own size
@@ -205,11 +205,21 @@ class Site:
 
     def native(self, checkpoint: str | None) -> tuple[int, int]:
         """Width and height that a checkpoint was trained for."""
+        info = self.model(checkpoint)
+        side = (info and info.native_size) or NATIVE
+        return side, side
+
+    def model(self, checkpoint: str | None) -> ModelInfo | None:
+        """What a checkpoint's file tells; None = there is none of that name."""
         try:
-            side = describe(self.engine.shelf.find(checkpoint or None), read_pickles=False).native_size
+            return describe(self.engine.shelf.find(checkpoint or None), read_pickles=False)
         except ModelNotFoundError:
-            side = None
-        return side or NATIVE, side or NATIVE
+            return None
+
+    def channels(self, checkpoint: str | None) -> int | None:
+        """How many channels the U-Net takes, more than 4 where it sees a picture; None = unknown."""
+        info = self.model(checkpoint)
+        return info.in_channels if info else None
 
     def text_width(self, checkpoint: str | None) -> int | None:
         """Width of a checkpoint's text encoder; None where that is not known."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from sfumato.errors import RequestError
+from sfumato.pipeline.masks import is_blank
 from sfumato.pipeline.source import read_picture
 from sfumato.types import Picture, Request
 from sfumato.ui import canvases
 from sfumato.ui.canvases import scaled, size_of, with_pictures
+from sfumato.ui.effects import DEPTH_INPUTS, INPUTS, update, usable
 from sfumato.ui.form import Form, tool
-from sfumato.ui.making import Making
+from sfumato.ui.making import Making, Remark
 from sfumato.ui.results import SENDS, Results
 from sfumato.ui.site import Inlet, Sent, Site, Visit
 from sfumato.ui.strings import t
@@ -39,23 +43,53 @@ def build(site: Site) -> None:
             places.resize(form)
             form.group("denoising")
             making.seed()
-            with gr.Accordion(t("group.inpaint"), open=False, elem_id=f"{TAB}_inpaint_group"):
+            with gr.Accordion(
+                t("group.inpaint"), open=False, elem_id=f"{TAB}_inpaint_group", visible=False
+            ) as inpaint:
                 form.pairs("inpaint")
-            making.more("soft", "outpaint", "source_finer")
-            places.depth_map()
+                with gr.Accordion(t("group.soft"), open=False, elem_id=f"{TAB}_soft"):
+                    form.pairs("soft")
+            making.more("outpaint", "source_finer")
+            depth = places.depth_map()
             making.script()
         with gr.Column(scale=6, min_width=320):
+            notice = gr.HTML(elem_id=f"{TAB}_notice")
             results = Results(site, TAB, (*SENDS, "compare"))
-    making.bind(results, places.finish, places.inputs)
+    making.bind(results, places.finish, places.inputs, Remark(place=notice, say=remark))
+    places.reveal(inpaint)
+    _follow(site, form, depth)
     for name in ("img2img", "inpaint"):
         site.inlets[name] = Inlet(
             tab=TAB,
-            outputs=[*form.inputs, places.canvas[name], places.mode, places.tabs],
+            outputs=[*form.inputs, inpaint, places.canvas[name], places.mode, places.tabs],
             fill=_filling(form, name),
         )
     site.inlets["img2img_again"] = Inlet(
         tab=TAB, outputs=[*form.inputs, *places.pictures, places.mode, places.tabs], fill=_filling_again(form)
     )
+
+
+def _follow(site: Site, form: Form, depth: Any) -> None:
+    """Let controls that only some checkpoints heed be used with those."""
+    tied = [form[field] for field in INPUTS]
+
+    def follow(visit: Visit, checkpoint: str) -> list[Any]:
+        channels = site.channels(checkpoint)
+        shown = [gr.update(interactive=usable(field, {}, channels)) for field in INPUTS]
+        return [*shown, gr.update(visible=channels in (None, DEPTH_INPUTS))]
+
+    site.on(site.checkpoint_choice.change, follow, [site.checkpoint_choice], [*tied, depth])
+
+
+def remark(visit: Visit, requests: Sequence[Request]) -> str:
+    """A notice, as HTML, where a mask leaves nothing to change, and so everything is changed."""
+    first = requests[0]
+    if first.mask.image is None or first.source.image is None:
+        return ""
+    sharp = replace(first.mask, blur_x=0, blur_y=0)
+    if not is_blank(sharp, size_of(first.source.image)):
+        return ""
+    return f'<p class="sf-notice" role="status">{escape(visit.say("empty_mask"))}</p>'
 
 
 def _filling(form: Form, name: str) -> Callable[[Visit, Sent], list[Any]]:
@@ -64,7 +98,9 @@ def _filling(form: Form, name: str) -> Callable[[Visit, Sent], list[Any]]:
             raise RequestError(visit.say("no_picture"))
         values = form.paste(sent.infotext) if sent.infotext else [gr.skip()] * len(form.inputs)
         picture = read_picture(sent.image)
-        return [*values, _on_canvas(picture) if name in EDITORS else picture, name, gr.Tabs(selected=name)]
+        shown = gr.update(visible=name in MASKED)
+        held = _on_canvas(picture) if name in EDITORS else picture
+        return [*values, shown, held, name, gr.Tabs(selected=name)]
 
     return fill
 
@@ -94,19 +130,26 @@ class Places:
         self.site = site
         self.mode = gr.Textbox(value=MODES[0], visible="hidden", show_label=False, elem_id=f"{TAB}_mode")
         self.canvas: dict[str, Any] = {}
-        inner = {}
+        self._inner: dict[str, Any] = {}
         with gr.Tabs(elem_id=f"{TAB}_modes") as self.tabs:
             for name in MODES:
-                with gr.Tab(t(f"mode.{name}"), id=name, elem_id=f"{TAB}_mode_{name}") as inner[name]:
+                with gr.Tab(t(f"mode.{name}"), id=name, elem_id=f"{TAB}_mode_{name}") as self._inner[name]:
                     gr.Markdown(t(f"help.mode.{name}"), elem_classes=["sf-help"])
                     self._fill_tab(name)
-        for name, tab in inner.items():
-            site.here(tab.select, f"() => '{name}'", [], [self.mode])
         self._copying()
+
+    def reveal(self, inpaint: Any) -> None:
+        """Show what stands for masks where there is one."""
+        for name, tab in self._inner.items():
+            shown = "true" if name in MASKED else "false"
+            js = f"() => ['{name}', {{__type__: 'update', visible: {shown}}}]"
+            self.site.here(tab.select, js, [], [self.mode, inpaint])
 
     def _fill_tab(self, name: str) -> None:
         if name in EDITORS:
             self.canvas[name] = _editor(name)
+            if name == "inpaint":
+                self._inverting(self.canvas[name])
         elif name == "batch":
             self.files = gr.File(
                 label=t("mode.files"), file_count="multiple", file_types=["image"], elem_id=f"{TAB}_files"
@@ -120,6 +163,19 @@ class Places:
                 0, 100, value=0, step=1, label=t("mode.transparency"), info=t("help.mode.transparency"),
                 elem_id=f"{TAB}_mask_transparency",
             )  # fmt: skip
+
+    def _inverting(self, canvas: Any) -> None:
+        """The button that turns the mask inside out."""
+        with gr.Row(elem_classes=["sf-tools"]):
+            button = tool("◐", "invert_mask", TAB)
+
+        def invert(visit: Visit, held: Any) -> Any:
+            made = canvases.inverted(held)
+            if made is None:
+                raise RequestError(visit.say("no_source"))
+            return made
+
+        self.site.on(button.click, invert, [canvas], [canvas])
 
     def _copying(self) -> None:
         """Buttons that lay the picture of the tab that is shown on another's canvas."""
@@ -145,7 +201,7 @@ class Places:
             self.by = gr.Checkbox(label=t("mode.by"), info=t("help.mode.by"), elem_id=f"{TAB}_resize_by")
             self.scale = gr.Slider(
                 0.05, 4, value=1, step=0.05, label=t("mode.scale"), info=t("help.mode.scale"),
-                elem_id=f"{TAB}_resize_scale",
+                elem_id=f"{TAB}_resize_scale", interactive=False,
             )  # fmt: skip
             take = tool("◱", "size_of_source", TAB)
 
@@ -155,13 +211,18 @@ class Places:
             return [max(64, width // 8 * 8), max(64, height // 8 * 8)]
 
         inputs = [self.mode, self.files, *self.canvas.values()]
-        self.site.on(take.click, measure, inputs, [form["canvas.width"], form["canvas.height"]])
+        size = [form["canvas.width"], form["canvas.height"]]
+        self.site.on(take.click, measure, inputs, size)
+        js = f"(by) => [{update('by')}, {update('!by')}, {update('!by')}]"
+        self.site.here(self.by.change, js, [self.by], [self.scale, *size])
 
-    def depth_map(self) -> None:
-        """Make the place for a depth map here."""
-        with gr.Accordion(t("mode.depth"), open=False, elem_id=f"{TAB}_depth"):
+    def depth_map(self) -> Any:
+        """Make the place for a depth map here; seen where the checkpoint may heed one."""
+        seen = self.site.channels(self.site.checkpoint) in (None, DEPTH_INPUTS)
+        with gr.Accordion(t("mode.depth"), open=False, elem_id=f"{TAB}_depth", visible=seen) as place:
             gr.Markdown(t("help.mode.depth"), elem_classes=["sf-help"])
             self.depth = _picture("depth", "depth_map")
+        return place
 
     @property
     def pictures(self) -> list[Any]:
