@@ -18,6 +18,7 @@ from sfumato.pipeline.masks import prepare_mask
 from sfumato.pipeline.scripts.fields import with_values
 from sfumato.pipeline.source import read_picture
 from sfumato.types import Mask, Request
+from sfumato.ui import canvases
 from sfumato.ui.live import together
 from sfumato.ui.making import submit_all
 from sfumato.ui.site import Sent, Site, Visit
@@ -107,6 +108,35 @@ def test_the_pipeline_reads_the_mask_as_it_was_painted(places: Places) -> None:
     assert isinstance(request.source.image, Image.Image)
     prepared = prepare_mask(request.mask, request.source.image, *SIZE, "Just resize")
     assert np.array_equal(np.asarray(prepared.mask), np.where(where, 255, 0))
+
+
+def test_a_mask_that_is_inverted_is_its_exact_complement(places: Places) -> None:
+    where, editor = known_mask(), places.canvas["inpaint"]
+    canvas = sent(places, "inpaint", png(noise(3)), png(layer(where)))
+    for expected in (~where, where):  # once, and back again
+        canvas = editor.preprocess(editor.postprocess(canvases.inverted(canvas)))
+        (request,) = finish(places, Request(), "inpaint", inpaint=canvas)
+        assert np.array_equal(np.asarray(request.mask.image) > 0, expected)
+        assert np.array_equal(np.asarray(request.source.image), np.asarray(noise(3)))
+    assert canvases.inverted(None) is None
+
+
+@pytest.mark.parametrize(
+    ("painted", "invert", "told"),
+    [("nothing", False, True), ("nothing", True, False), ("all", True, True), ("some", False, False)],
+)
+def test_a_mask_that_leaves_nothing_to_change_is_told_of(
+    places: Places, painted: str, invert: bool, told: bool
+) -> None:
+    where = {"nothing": np.zeros, "all": np.ones}.get(painted, lambda *_: known_mask())(SIZE[::-1], bool)
+    canvas = sent(places, "inpaint", png(noise(3)), png(layer(where)))
+    made = finish(places, Request(mask=Mask(invert=invert)), "inpaint", inpaint=canvas)
+    assert ("whole picture is changed" in img2img.remark(VISIT, made)) == told
+
+
+def test_without_a_mask_there_is_nothing_to_tell(places: Places) -> None:
+    made = finish(places, Request(), "sketch", sketch=sent(places, "sketch", png(noise(3))))
+    assert img2img.remark(VISIT, made) == ""
 
 
 def test_strokes_of_several_layers_are_one_mask(places: Places) -> None:

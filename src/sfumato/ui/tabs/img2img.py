@@ -65,7 +65,9 @@ def build(site: Site) -> None:
             fill=_filling(form, name),
         )
     site.inlets["img2img_again"] = Inlet(
-        tab=TAB, outputs=[*form.inputs, *places.pictures, places.mode, places.tabs], fill=_filling_again(form)
+        tab=TAB,
+        outputs=[*form.inputs, inpaint, *places.pictures, places.mode, places.tabs],
+        fill=_filling_again(form),
     )
 
 
@@ -117,7 +119,8 @@ def _filling_again(form: Form) -> Callable[[Visit, Sent], list[Any]]:
         mode = "img2img" if mask is None else "inpaint_upload"
         held = [source if name == mode else gr.skip() for name in ("img2img", "inpaint_upload")]
         pictures = [*held, gr.skip() if mask is None else mask, depth]
-        return [*form.fill(sent.request), *pictures, mode, gr.Tabs(selected=mode)]
+        shown = gr.update(visible=mode in MASKED)
+        return [*form.fill(sent.request), shown, *pictures, mode, gr.Tabs(selected=mode)]
 
     return fill
 
@@ -130,20 +133,20 @@ class Places:
         self.site = site
         self.mode = gr.Textbox(value=MODES[0], visible="hidden", show_label=False, elem_id=f"{TAB}_mode")
         self.canvas: dict[str, Any] = {}
-        self._inner: dict[str, Any] = {}
+        inner = {}
         with gr.Tabs(elem_id=f"{TAB}_modes") as self.tabs:
             for name in MODES:
-                with gr.Tab(t(f"mode.{name}"), id=name, elem_id=f"{TAB}_mode_{name}") as self._inner[name]:
+                with gr.Tab(t(f"mode.{name}"), id=name, elem_id=f"{TAB}_mode_{name}") as inner[name]:
                     gr.Markdown(t(f"help.mode.{name}"), elem_classes=["sf-help"])
                     self._fill_tab(name)
+        for name, tab in inner.items():
+            site.here(tab.select, f"() => '{name}'", [], [self.mode])
         self._copying()
 
     def reveal(self, inpaint: Any) -> None:
-        """Show what stands for masks where there is one."""
-        for name, tab in self._inner.items():
-            shown = "true" if name in MASKED else "false"
-            js = f"() => ['{name}', {{__type__: 'update', visible: {shown}}}]"
-            self.site.here(tab.select, js, [], [self.mode, inpaint])
+        """Show what is for masks where there is one."""
+        js = f"(mode) => [{{__type__: 'update', visible: {list(MASKED)}.includes(mode)}}]"
+        self.site.here(self.mode.change, js, [self.mode], [inpaint])
 
     def _fill_tab(self, name: str) -> None:
         if name in EDITORS:
