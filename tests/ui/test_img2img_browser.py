@@ -51,14 +51,7 @@ def test_what_the_mouse_did_not_paint_over_stays_as_it_was(page: Any, tmp_path: 
         page.locator("#img2img_gallery img").first.wait_for()
         (file,) = (tmp_path / "outputs").rglob("*.png")
         (painted,) = masks(tmp_path)
-        page.locator("#img2img_tool_invert_mask").click()
-        page.wait_for_load_state("networkidle")
-        page.locator("#img2img_generate").click()
-        while len(masks(tmp_path)) < 2:
-            page.wait_for_timeout(50)
-        page.screenshot(path=tmp_path / "inverted.png", full_page=True)
         page.close()  # before its server is gone
-    assert any(np.array_equal(each, 255 - painted) for each in masks(tmp_path))
     result = np.asarray(Image.open(file).convert("RGB"))
     assert result.shape == upright.shape
     assert painted.shape == upright.shape[:2]
