@@ -21,7 +21,14 @@ from sfumato.app.engine import Engine
 from sfumato.app.gallery_table import Filter
 from sfumato.app.jobs import Job
 from sfumato.app.settings import Settings
-from sfumato.errors import ClosingError, ConflictError, JobNotFoundError, QueueFullError, StorageError
+from sfumato.errors import (
+    ClosingError,
+    ConflictError,
+    JobNotFoundError,
+    QueueFullError,
+    RequestError,
+    StorageError,
+)
 from sfumato.pipeline.images import read_infotext
 from sfumato.types import Canvas, Prompt, Request, Sampling, Source
 
@@ -223,12 +230,14 @@ def test_an_engine_that_is_closing_takes_nothing_more_in(engine: Engine) -> None
 
 
 def test_a_request_that_cannot_be_made_fails_in_words_and_the_next_is_made(engine: Engine) -> None:
-    wrong = engine.submit(replace(request(), sampling=Sampling(sampler="no such")))
+    with pytest.raises(RequestError, match="no such"):  # what can be told at once is
+        engine.submit(replace(request(), sampling=Sampling(sampler="no such")))
+    wrong = engine.submit(replace(request(), prompt=Prompt(text="<lora:no such:1>")))
     right = engine.submit(request())
     failed = engine.wait(wrong.id, 600)
     assert failed.state == "failed"
     assert failed.fault is not None
-    assert failed.fault.code == "request"
+    assert failed.fault.code == "model_not_found"
     assert "no such" in failed.fault.message
     assert engine.wait(right.id, 600).state == "done"
 
