@@ -261,9 +261,10 @@ def train(
     from sfumato.train.config import read_config
     from sfumato.train.run import run as train_steps
     from sfumato.train.templates import begin
+    from sfumato.weights.store import EMBEDDED
 
     if init is not None:
-        begin(init, config, "sfumato-mini")
+        begin(init, config, EMBEDDED)
         typer.echo(str(config))
         return
     run = read_config(config)

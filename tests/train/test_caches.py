@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from sfumato.errors import TrainingError
-from sfumato.train.caches import FILE, TensorStore, TextCache, name_of
+from sfumato.train.caches import FILE, TensorStore, name_of
 
 _WRITER = """
 import sys, torch
@@ -97,21 +96,6 @@ def test_names_differ_where_any_part_does() -> None:
     names = [name_of("a", "bc"), name_of("ab", "c"), name_of("abc"), name_of("a", "bc", ""), name_of("a", 1)]
     assert len(set(names)) == len(names)
     assert name_of("a", "bc") == names[0]
-
-
-def test_each_prompt_is_encoded_once_for_each_encoder(tmp_path: Path) -> None:
-    asked: list[str] = []
-
-    def encode(prompt: str) -> Tensor:
-        asked.append(prompt)
-        return torch.full((3, 2), float(len(prompt)))
-
-    for _ in range(2):
-        cache = TextCache(TensorStore(tmp_path), encode, "one")
-        assert torch.equal(cache.states(["a", "bb", "a"])[:, 0, 0], torch.tensor([1.0, 2.0, 1.0]))
-    assert asked == ["a", "bb"]
-    TextCache(TensorStore(tmp_path), encode, "other").states(["a"])
-    assert asked == ["a", "bb", "a"]
 
 
 def test_two_processes_may_write_at_once(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import json
 import os
 import re
@@ -107,15 +106,16 @@ class Cards:
             ModelNotFoundError: no such card, or it has no picture.
             OutputError: the picture is none, or damaged.
         """
-        entry = next((each for each in self._entries(kind) if each.card.name == name), None)
-        if entry is None or not entry.card.picture:
+        path = next((path for each, path in self._paths() if each == name), None)
+        entry = None if path is None else self._entry(name, path, _listed(path.parent))
+        if entry is None or entry.card.kind != kind or not entry.card.picture:
             raise ModelNotFoundError(f"{name[:200]!r} has no picture")
         key = (entry.path, entry.card.picture)
         with self._lock:
             if key in self._pictures:
                 self._pictures.move_to_end(key)
                 return self._pictures[key]
-        small = _small(_picture_of(entry))
+        small = images.small_webp(_picture_of(entry), SIDE)
         with self._lock:
             self._pictures[key] = small
             while len(self._pictures) > KEPT:
@@ -309,10 +309,3 @@ def _picture_of(entry: _Entry) -> Image.Image:
         return images.open_image(base64.b64decode(_DATA.sub("", packed, count=1), validate=False))
     except (binascii.Error, ValueError) as error:
         raise OutputError(f"{entry.path.name}: the picture in it is no base64") from error
-
-
-def _small(image: Image.Image) -> bytes:
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.convert("RGBA" if image.has_transparency_data else "RGB").save(buffer, format="WEBP", quality=80)
-    return buffer.getvalue()

@@ -33,8 +33,7 @@ class Estimates:
         A job that waited when it was read and waits no more is given without a place.
         """
         queued = {job.number for job in jobs if job.state == "queued"}
-        places = self.table.places(queued) if queued else {}
-        busy = self._busy() if queued else None
+        places, busy = self.table.places(queued), self._busy() if queued else None
         return [self._placed(job, places.get(job.number), busy) for job in jobs]
 
     def expected(self, job: Job) -> float | None:

@@ -9,12 +9,9 @@ A name never leads out of the outputs folder, by a link neither.
 
 from __future__ import annotations
 
-import io
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
-
-from PIL import Image
 
 from sfumato.app.gallery_table import Picture
 from sfumato.errors import ConflictError, OutputError, RequestError
@@ -149,14 +146,11 @@ class PictureFiles:
         kept = self._thumbnail(picture.sha256, side)
         with suppress(FileNotFoundError):
             return kept.read_bytes()
-        image = images.first_frame(self.path(picture))
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        image.save(buffer, format="WEBP", quality=80)
+        small = images.small_webp(images.first_frame(self.path(picture)), side)
         kept.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(kept) as file:
-            file.write(buffer.getvalue())
-        return buffer.getvalue()
+            file.write(small)
+        return small
 
     def _fetched(self, picture: Picture) -> bool:
         """Bring a picture to this machine; whether it is there then."""

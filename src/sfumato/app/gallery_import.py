@@ -21,9 +21,9 @@ from sfumato.app.gallery import Gallery
 from sfumato.app.gallery_entries import of_file, read_file
 from sfumato.app.gallery_files import TRASH
 from sfumato.errors import OutputError
+from sfumato.pipeline import images
 from sfumato.weights.atomic import atomic_file, write_error
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_BYTES = 256 * 2**20  # of a file
 Outcome = Literal["new", "known", "broken"]
 
@@ -94,7 +94,7 @@ def _pictures(folder: Path) -> Iterator[tuple[float, Path]]:
         folders[:] = [name for name in folders if not name.startswith(".") and name != TRASH]
         for name in names:
             path = Path(root) / name
-            if path.suffix.lower() in SUFFIXES and not name.startswith(".") and not path.is_symlink():
+            if path.suffix.lower() in images.ENDINGS and not name.startswith(".") and not path.is_symlink():
                 with suppress(OSError):
                     yield path.stat().st_mtime, path
 

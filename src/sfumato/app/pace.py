@@ -36,7 +36,7 @@ def passes_of(request: Request) -> tuple[float, ...]:
     width, height = canvas.width or USUAL, canvas.height or USUAL
     guided = 1.0 if sampling.guidance != 1 else 0.5
     unit = guided / 1000
-    calls = resolve(sampling.sampler, sampling.schedule)[0].calls_per_step
+    calls = _calls(sampling.sampler, sampling.schedule)
     strength = 1.0
     if request.source.image is not None and not request.source.exact_steps:
         strength = request.source.denoising_strength
@@ -51,8 +51,13 @@ def passes_of(request: Request) -> tuple[float, ...]:
         pixels = (hires.width or width * hires.height / height) * (
             hires.height or height * hires.width / width
         )
-    calls = resolve(hires.sampler or sampling.sampler, hires.schedule or sampling.schedule)[0].calls_per_step
+    calls = _calls(hires.sampler or sampling.sampler, hires.schedule or sampling.schedule)
     return first, pixels * max(1, (hires.steps or sampling.steps) * hires.denoising_strength) * calls * unit
+
+
+def _calls(sampler: str, schedule: str) -> int:
+    """Calls of the network a step."""
+    return resolve(sampler, schedule)[0].calls_per_step
 
 
 def units_of(request: Request) -> float:

@@ -91,6 +91,7 @@ class Runner:
         self._meter, self._passes = Meter(self.expected(job)), passes_of(job.request)
         timings = {"load": 0.0, "sample": 0.0, "save": 0.0}
         began = self.clock()
+        self._tidy(job)
         self.inputs.fetch(job.request)
         if job.script is None or job.script.name != "extras":
             self.shelf.load(job.request.model)
@@ -102,6 +103,12 @@ class Runner:
         if self._enough:
             raise StoppedError("interrupt")
         return timings
+
+    def _tidy(self, job: Job) -> None:
+        """Remove what a process that died had half written of the job; alone, one does so at its start."""
+        if self.settings.database_url is not None:
+            for part in (self.outputs / _day(job)).glob(f".{job.number:06d}-*.part"):
+                part.unlink(missing_ok=True)
 
     def _run_request(self, job: Job, timings: dict[str, float]) -> None:
         size, batches = job.request.canvas.batch_size, job.request.canvas.batch_count
@@ -214,11 +221,10 @@ class Runner:
 
     def _save(self, job: Job, index: int, piece: Piece) -> None:
         """Write a picture under a name that only depends on the job, and record it."""
-        day = datetime.fromtimestamp(job.created, UTC).strftime("%Y-%m-%d")
         place = f"{index:03d}" if index >= 0 else f"grid{-index}"
         moving = piece.moving
         ending = moving.file_format if moving else self.file_format
-        file = f"{day}/{job.number:06d}-{place}-{piece.seed}.{ending}"
+        file = f"{_day(job)}/{job.number:06d}-{place}-{piece.seed}.{ending}"
         path = self.outputs / file
         if moving:
             video.save_as(moving.frames, moving.fps, piece.infotext, path, ending)
@@ -245,9 +251,12 @@ class Runner:
         # Last: what is not in the table is made again.
         if not self.table.add_made(job.id, self.worker, made):  # taken over by another, or given up
             raise StoppedError("cancel")
-        for part in path.parent.glob(f".{path.name}.*.part"):  # of a process that died while it wrote this
-            part.unlink(missing_ok=True)
         self.board.touch(job.id)
+
+
+def _day(job: Job) -> str:
+    """The folder that a job's pictures are in."""
+    return datetime.fromtimestamp(job.created, UTC).strftime("%Y-%m-%d")
 
 
 def _while_wanted(making: Making) -> Making:

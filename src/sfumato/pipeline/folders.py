@@ -14,7 +14,6 @@ from sfumato.errors import OutputError, RequestError
 from sfumato.pipeline import images, metadata
 from sfumato.types import Request
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 REUSABLE: Mapping[str, tuple[str, ...]] = MappingProxyType(  # name: fields that are taken over
     {
         "prompt": ("prompt.text",),
@@ -31,7 +30,7 @@ REUSABLE: Mapping[str, tuple[str, ...]] = MappingProxyType(  # name: fields that
 def pictures_in(folder: Path) -> list[Path]:
     """The PNG, JPEG and WebP files of a folder, by name. Raises OutputError: there are none."""
     inside = folder.iterdir() if folder.is_dir() else ()
-    found = sorted(path for path in inside if path.suffix.lower() in ENDINGS)
+    found = sorted(path for path in inside if path.suffix.lower() in images.ENDINGS)
     if not found:
         raise OutputError(f"{folder}: holds no PNG, JPEG or WebP pictures")
     return found

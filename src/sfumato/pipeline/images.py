@@ -37,6 +37,7 @@ _SUFFIXES: Mapping[str, tuple[str, int]] = MappingProxyType(  # name: Pillow's f
     {"png": ("PNG", 2**31 - 1), "jpg": ("JPEG", 65500), "webp": ("WEBP", 16383)}
 )
 FORMATS = tuple(_SUFFIXES)
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")  # of the files that are read
 _NUMBERED = re.compile(r"(\d{5,12})[-.]")
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES)
 
@@ -156,6 +157,19 @@ def size_of(path: Path | bytes) -> tuple[int, int]:
     """
     with _reading(path) as image:
         return image.width, image.height
+
+
+def small_webp(image: Image.Image, side: int) -> bytes:
+    """A small copy as a WebP file.
+
+    Args:
+        image: any; its own pixels are shrunk, too.
+        side: the longer one at most, in pixels.
+    """
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.convert("RGBA" if image.has_transparency_data else "RGB").save(buffer, format="WEBP", quality=80)
+    return buffer.getvalue()
 
 
 def first_frame(path: Path) -> Image.Image:

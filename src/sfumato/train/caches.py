@@ -2,14 +2,12 @@
 
 Each value is in its file whole or not at all, whenever the process is killed. What is made from other
 pictures, captions or networks has another name, so nothing stale is ever found. The files may be deleted.
-
-Shape letters: B prompts, T tokens, E text width.
 """
 
 import hashlib
 import io
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -130,29 +128,6 @@ class TensorStore:
     def close(self) -> None:
         """Close the file."""
         self.file.close()
-
-
-class TextCache:
-    """What a text encoder says of prompts, each encoded once."""
-
-    def __init__(self, store: TensorStore, encode: Callable[[str], Tensor], encoder: str) -> None:
-        """Keep what `encode` says.
-
-        Args:
-            store: where.
-            encode: a prompt's states (T,E), float32 or float16.
-            encoder: all that decides these beside the prompt: a hash of the weights, layers left out …
-        """
-        self.store, self.encode, self.encoder = store, encode, encoder
-
-    def states(self, prompts: Sequence[str]) -> Tensor:
-        """Give the states of prompts (B,T,E)."""
-        return torch.stack([self._one(prompt) for prompt in prompts])
-
-    def _one(self, prompt: str) -> Tensor:
-        return self.store.get_or_make(
-            name_of("text", self.encoder, prompt), lambda: self.encode(prompt).detach().cpu()
-        )
 
 
 def name_of(*parts: object) -> str:

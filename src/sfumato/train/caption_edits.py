@@ -7,8 +7,7 @@ from pathlib import Path, PurePosixPath
 from sfumato.errors import TrainingError
 from sfumato.train.captions import decode_caption, split_tags
 from sfumato.train.entries import Entry
-from sfumato.train.sources import CAPTION_SUFFIXES, TreeSource
-from sfumato.train.trees import FolderTree
+from sfumato.train.sources import CAPTION_SUFFIXES, open_folder
 from sfumato.weights.atomic import atomic_file
 
 
@@ -64,9 +63,7 @@ def edit_captions(folder: Path, edit: CaptionEdit, *, write: bool) -> Iterator[E
     Raises:
         TrainingError: no folder, or a caption that cannot be read. OutputError: one cannot be written.
     """
-    if not folder.is_dir():
-        raise TrainingError(f"{folder} is no folder; captions lie beside pictures: unpack it")
-    for entry in TreeSource(FolderTree(folder)).entries():
+    for entry in open_folder(folder).entries():
         if not isinstance(entry, Entry):
             continue
         try:

@@ -23,8 +23,7 @@ from sfumato.errors import ModelNotFoundError, OutputError, TrainingError, Weigh
 from sfumato.train.captions import decode_caption
 from sfumato.train.entries import Entry
 from sfumato.train.pictures import read_colours, solid
-from sfumato.train.sources import TreeSource
-from sfumato.train.trees import FolderTree
+from sfumato.train.sources import open_folder
 from sfumato.weights.atomic import atomic_file
 from sfumato.weights.hub import cached_files
 
@@ -179,9 +178,7 @@ def caption_folder(
     Raises:
         TrainingError: no folder. OutputError: a caption cannot be written.
     """
-    if not folder.is_dir():
-        raise TrainingError(f"{folder} is no folder; captions are written beside pictures: unpack it")
-    source = TreeSource(FolderTree(folder))
+    source = open_folder(folder)
     for entry in source.entries():
         if not isinstance(entry, Entry) or (_has_caption(entry) and not overwrite):
             continue

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from sfumato.errors import TrainingError
+from sfumato.pipeline.images import ENDINGS
 from sfumato.train.config import DataConfig
 
 PICTURES, CAPTIONS = "pictures.npy", "captions.jsonl"
@@ -88,7 +89,7 @@ def open_pictures(folder: Path) -> PictureSet:
 
 
 def _pack_images(folder: Path) -> PictureSet:
-    names = sorted(p for p in folder.glob("*") if p.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"})
+    names = sorted(p for p in folder.glob("*") if p.suffix.lower() in ENDINGS)
     if not names:
         raise TrainingError(f"no {PICTURES} and no images in {folder}")
     squares = []

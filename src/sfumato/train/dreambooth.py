@@ -10,12 +10,12 @@ from PIL import Image
 
 from sfumato.diffusion.schedules import sd_noise_levels
 from sfumato.errors import TrainingError
+from sfumato.pipeline.images import ENDINGS
 from sfumato.train.catalogue import Scanned
 from sfumato.train.config import TrainConfig
 from sfumato.train.data import tensor_to_pixels
 from sfumato.train.picture_config import PicturesConfig
 from sfumato.train.preview import contexts_of, decode, draw_latents
-from sfumato.train.sources import PICTURE_SUFFIXES
 from sfumato.train.texts import Texts
 from sfumato.weights.atomic import atomic_file
 from sfumato.weights.load import Checkpoint
@@ -43,7 +43,7 @@ def draw_class(config: TrainConfig, checkpoint: Checkpoint, pictures: PicturesCo
     texts = Texts(checkpoint.text, spec.pad_token, config.model, {}, trained=False)
     contexts = contexts_of(*texts.encode([pictures.prior_prompt, ""]).chunk(2))
     side = pictures.resolution // spec.vae.reduction
-    have = sum(path.suffix.lower() in PICTURE_SUFFIXES for path in folder.iterdir())
+    have = sum(path.suffix.lower() in ENDINGS for path in folder.iterdir())
     for number in range(have, table.class_pictures):
         generator = torch.Generator().manual_seed(config.seed + number)
         latents = draw_latents(

@@ -5,6 +5,7 @@ Shape letters: B pictures, C latent channels, H W pixels of a bucket, h w latent
 
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -240,7 +241,8 @@ def open_latents(
         TrainingError: nothing to train on, sizes that do not go together, latents that are not finite.
     """
     found = find_pictures(config)
-    yield from found.look(most_rows, ByteStore(cache / SEEN, durable=False))
+    with closing(ByteStore(cache / SEEN, durable=False)) as seen:
+        yield from found.look(most_rows, seen)
     batches = LatentBatches(found, encoder, TensorStore(cache), size=size, seed=seed)
     yield from batches.prepare()
     return batches

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +61,7 @@ class ParquetSource:
     def _entry(self, values: Mapping[str, object], inside: str | None, place: str) -> Entry | Finding:
         if inside is None:
             return row_entry(values, place)
-        found = row_entry({**values, FILE_KEYS[0]: inside}, place)
-        if isinstance(found, Finding):
-            return Finding(name=place, kind=found.kind, detail=found.detail)
-        return Entry(
-            name=place, address=inside, caption=found.caption, mask=found.mask, repeats=found.repeats
-        )
+        return replace(row_entry({**values, FILE_KEYS[0]: inside}, place), name=place)
 
     def stamp(self, address: str) -> str:
         """See `entries.Source`."""

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sfumato.pipeline.images import ENDINGS
 from sfumato.train.captions import MAX_CAPTION_BYTES
 from sfumato.train.entries import MAX_FILE_BYTES, Entry, Finding, stamp_of
 from sfumato.train.rows import row_entry
 
-_PICTURES = ("png", "jpg", "jpeg", "webp")
+_PICTURES = tuple(each.removeprefix(".") for each in ENDINGS)
 _CAPTIONS = ("txt", "caption", "text")
 _MASKS = tuple(f"mask.{suffix}" for suffix in _PICTURES)
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from sfumato.errors import TrainingError
+from sfumato.pipeline.images import ENDINGS
 from sfumato.train.captions import MAX_CAPTION_BYTES
 from sfumato.train.entries import Entry, Finding, Source
 from sfumato.train.parquet import ParquetSource
@@ -17,7 +18,6 @@ from sfumato.train.rows import MAX_REPEATS, row_entry
 from sfumato.train.shards import ShardSource
 from sfumato.train.trees import FolderTree, Tree, ZipTree, lines_of
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 OTHER_SUFFIXES = (".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl", ".psd", ".svg")
 CAPTION_SUFFIXES = (".txt", ".caption")
 TABLES = ("metadata.jsonl", "captions.jsonl")
@@ -107,7 +107,7 @@ class TreeSource:
         masks = {} if self.masks is None else self._masks(folder)
         for name in names:
             stem, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix.lower()
-            if suffix in PICTURE_SUFFIXES:
+            if suffix in ENDINGS:
                 if not repeats:
                     yield Finding(name=folder + name, kind="bad row", detail="0 repeats")
                     continue
@@ -126,7 +126,7 @@ class TreeSource:
                 yield Finding(name=folder + name, kind="other format", detail="save it as PNG")
             elif suffix not in CAPTION_SUFFIXES:
                 yield Finding(name=folder + name, kind="other file")
-            elif not any(stem + end in here for end in _both_cases(PICTURE_SUFFIXES)):
+            elif not any(stem + end in here for end in _both_cases(ENDINGS)):
                 yield Finding(name=folder + name, kind="caption alone")
 
     def _caption(self, address: str) -> bytes:
@@ -140,9 +140,16 @@ class TreeSource:
         for place in (f"{self.masks}/", f"{self.masks}/{folder}"):
             with suppress(TrainingError):
                 for name in self.tree.listing(place.rstrip("/"))[0]:
-                    if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
+                    if PurePosixPath(name).suffix.lower() in ENDINGS:
                         found[PurePosixPath(name).stem] = place + name
         return found
+
+
+def open_folder(folder: Path) -> TreeSource:
+    """Open a folder whose captions lie beside its pictures. Raises TrainingError: it is none."""
+    if not folder.is_dir():
+        raise TrainingError(f"{folder} is no folder; captions lie beside pictures: unpack it")
+    return TreeSource(FolderTree(folder))
 
 
 class TableSource:

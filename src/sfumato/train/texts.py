@@ -5,6 +5,7 @@ Shape letters: B captions, K chunks of the longest, T = 77 tokens of a chunk, E 
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,9 +15,18 @@ from sfumato.nn.clip_text import CLIPText
 from sfumato.text import chunks
 from sfumato.text.chunks import Chunk, Coined
 from sfumato.text.tokenizer import Tokenizer
+from sfumato.train.caches import TensorStore, name_of
 from sfumato.train.config import ModelTable
 
 REMEMBERED = 1024  # encoded captions, where the text encoder stays
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Where encoded captions are kept, and whose they are."""
+
+    store: TensorStore
+    encoder: str  # a hash of the encoder's weights
 
 
 class Texts:
@@ -30,6 +40,7 @@ class Texts:
         words: Mapping[str, Tensor],
         *,
         trained: bool,
+        kept: Kept | None = None,
     ) -> None:
         """Take the encoder as it is.
 
@@ -39,9 +50,10 @@ class Texts:
             table: clip skip and the longest caption.
             words: vectors (V,E) by the words that have some of their own; they may train.
             trained: whether what captions mean changes from step to step.
+            kept: where encoded captions outlast this run; None = nowhere.
         """
         self.encoder, self.table, self.pad_token, self.trained = encoder, table, pad_token, trained
-        self.words = words
+        self.words, self.kept = words, kept
         self.tokenizer = Tokenizer.load()
         self.coined = [Coined.of(word, len(vectors), self.tokenizer) for word, vectors in words.items()]
         self._remembered: OrderedDict[str, Tensor] = OrderedDict()
@@ -83,12 +95,23 @@ class Texts:
     def _known(self, text: str, found: list[Chunk]) -> Tensor:
         """A caption's states (K·T,E), encoded once."""
         if text not in self._remembered:
-            with torch.no_grad():
-                self._remembered[text] = self._encode(found).flatten(0, 1)
+            self._remembered[text] = self._read(text, found)
         self._remembered.move_to_end(text)
         while len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)
         return self._remembered[text]
+
+    @torch.no_grad()
+    def _read(self, text: str, found: list[Chunk]) -> Tensor:
+        """A caption's states from where they are kept, else encoded, and kept as float32."""
+        if self.kept is None:
+            return self._encode(found).flatten(0, 1)
+        parameter = next(self.encoder.parameters())
+        made_from = (self.kept.encoder, parameter.dtype, self.pad_token, self.table.clip_skip, text)
+        states = self.kept.store.get_or_make(
+            name_of("text", *made_from), lambda: self._encode(found).flatten(0, 1).float()
+        )
+        return states.to(parameter)
 
     def _encode(self, rows: Sequence[Chunk]) -> Tensor:
         device = next(self.encoder.parameters()).device

@@ -5,7 +5,6 @@ Shape letters: B pictures, C latent channels, H W latent size, T tokens, E text 
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from sfumato.diffusion.schedules import (
 from sfumato.errors import TrainingError
 from sfumato.pipeline.models import DTYPES, choose_device, find_checkpoint
 from sfumato.train.batches import Batch, Batches
+from sfumato.train.caches import TensorStore
 from sfumato.train.catalogue import Scanned
 from sfumato.train.config import LossConfig, TrainConfig
 from sfumato.train.dreambooth import draw_class
@@ -31,7 +31,7 @@ from sfumato.train.latents import open_latents, vae_encoder
 from sfumato.train.lora import lora
 from sfumato.train.method import Method, Provenance, Trainee, Weights
 from sfumato.train.preview import contexts_of, decode, draw_latents
-from sfumato.train.texts import Texts
+from sfumato.train.texts import Kept, Texts
 from sfumato.train.told import metadata_of
 from sfumato.weights.folders import weights_sha256
 from sfumato.weights.load import Checkpoint, load_checkpoint, load_vae
@@ -49,9 +49,21 @@ class TuningTask:
     """Predict noise or velocity of latents at random noise levels (Rombach et al. 2022, equation 3)."""
 
     def __init__(
-        self, config: TrainConfig, checkpoint: Checkpoint, trainee: Trainee, batches: Batches
+        self,
+        config: TrainConfig,
+        checkpoint: Checkpoint,
+        trainee: Trainee,
+        batches: Batches,
+        kept: Kept | None = None,
     ) -> None:
         """Train what the trainee names in the checkpoint's networks, as they are.
+
+        Args:
+            config: the run.
+            checkpoint: what trains, or what something trains for.
+            trainee: what trains of it.
+            batches: the data.
+            kept: where encoded captions outlast the run; None = nowhere.
 
         Raises:
             TrainingError: a loss that this checkpoint cannot have.
@@ -72,7 +84,9 @@ class TuningTask:
         parameter = next(self.unet.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         trained = any(name.startswith("text.") for name in trainee.parameters)
-        self.texts = Texts(checkpoint.text, self.spec.pad_token, config.model, trainee.words, trained=trained)
+        self.texts = Texts(
+            checkpoint.text, self.spec.pad_token, config.model, trainee.words, trained=trained, kept=kept
+        )
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Name what is trained."""
@@ -215,8 +229,8 @@ def tuning(config: TrainConfig, models: Path) -> Generator[Scanned, None, Method
         most_rows=config.model.max_chunks,
     )
     if config.method == "embedding":
-        reword = partial(worded, word=config.file_name, use=config.embedding.use)
-        batches = Reworded(batches, lambda caption, rng: reword(caption, rng=rng), config.seed)
+        word, use = config.file_name, config.embedding.use
+        batches = Reworded(batches, lambda caption, rng: worded(caption, word, use, rng), config.seed)
     trainee = TRAINEES[config.method](config, checkpoint)
 
     def export(path: Path, weights: Weights, provenance: Provenance) -> None:
@@ -224,7 +238,7 @@ def tuning(config: TrainConfig, models: Path) -> Generator[Scanned, None, Method
         trainee.export(path, weights, metadata_of(config, checkpoint, digest, batches, step))
 
     return Method(
-        task=TuningTask(config, checkpoint, trainee, batches),
+        task=TuningTask(config, checkpoint, trainee, batches, Kept(store=TensorStore(cache), encoder=digest)),
         export=export,
         provenance={},
         inputs={f"pictures.{name}": value for name, value in batches.hashes().items()}

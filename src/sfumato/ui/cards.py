@@ -13,11 +13,11 @@ from typing import Any
 
 import gradio as gr
 
-from sfumato.app.cards import KINDS
+from sfumato.app.cards import KINDS, Kind
 from sfumato.app.engine import Engine
 from sfumato.errors import SfumatoError
 from sfumato.ui.site import Visit
-from sfumato.ui.strings import t, table
+from sfumato.ui.strings import t, words_below
 
 AT_ONCE = 60  # cards
 _MAX_QUERY = 200  # characters
@@ -37,9 +37,7 @@ def page(engine: Engine, visit: Visit, query: Mapping[str, str]) -> dict[str, An
         visit: who asks.
         query: kind, query (words that stand on them), start (how many are passed over).
     """
-    words = {key.removeprefix("cards."): text for key, text in table(visit.language).items()
-             if key.startswith("cards.")}  # fmt: skip
-    kind = next((each for each in KINDS if each == query.get("kind")), KINDS[0])
+    kind, words = _kind(query), words_below(visit.language, "cards")
     found = engine.cards.find(kind, query.get("query", "")[:_MAX_QUERY])
     given = query.get("start", "")[:9]
     start = int(given) if given.isdecimal() else 0
@@ -49,8 +47,12 @@ def page(engine: Engine, visit: Visit, query: Mapping[str, str]) -> dict[str, An
 
 def picture(engine: Engine, query: Mapping[str, str]) -> bytes | None:
     """The picture of a card; None = there is none that can be shown."""
-    kind = next((each for each in KINDS if each == query.get("kind")), KINDS[0])
     try:
-        return engine.cards.picture(kind, query.get("name", ""))
+        return engine.cards.picture(_kind(query), query.get("name", ""))
     except (SfumatoError, OSError):
         return None
+
+
+def _kind(query: Mapping[str, str]) -> Kind:
+    """The kind that is asked for; the first where it is none."""
+    return next((each for each in KINDS if each == query.get("kind")), KINDS[0])

@@ -36,7 +36,7 @@ from sfumato.ui import cards, lists
 from sfumato.ui.latent_space import map_told, walk_told
 from sfumato.ui.live import now
 from sfumato.ui.site import Visit, visit_in
-from sfumato.ui.strings import table
+from sfumato.ui.strings import words_below
 from sfumato.ui.tabs import gallery
 
 Scope = MutableMapping[str, Any]
@@ -154,12 +154,7 @@ class Doors:
                 raise Shut
             await _answer(send, picture, "image/webp", cache="private, max-age=31536000, immutable")
         elif path == "/ui/words":
-            words = {
-                key.removeprefix(above): text
-                for above in ("tool.", "say.page.")
-                for key, text in table(visit.language).items()
-                if key.startswith(above)
-            }
+            words = words_below(visit.language, "tool", "say.page")
             await _answer(send, json.dumps(words).encode("ascii"), "application/json")
         else:
             raise Shut

@@ -10,6 +10,7 @@ import gradio as gr
 from sfumato.app import first_start
 from sfumato.app.first_start import Survey
 from sfumato.errors import RequestError
+from sfumato.pipeline.memory import gib
 from sfumato.ui.lists import CHOSEN, LIST
 from sfumato.ui.site import Load, Site, Visit
 from sfumato.ui.strings import t
@@ -90,7 +91,7 @@ class FirstStart:
 
     def _look(self, visit: Visit, folder: str | None) -> Any:
         found = first_start.survey(_path(visit, folder))
-        lines = [f"{each.place.name or '.'}: {each.files} · {_size(each.size)}" for each in found.counts]
+        lines = [f"{each.place.name or '.'}: {each.files} · {gib(each.size)}" for each in found.counts]
         return gr.Textbox(value="\n".join([_named(visit, found), *lines]), visible=True)
 
     def _use_folder(self, visit: Visit, folder: str | None) -> list[Any]:
@@ -140,8 +141,4 @@ def _path(visit: Visit, folder: str | None) -> Path:
 def _named(visit: Visit, found: Survey) -> str:
     """Whose folder it is, where, and what it holds."""
     program = "" if found.tree.program == "folder" else f"{found.tree.program} · "
-    return f"{program}{found.tree.path} · {visit.say('models', count=found.files)} · {_size(found.size)}"
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    return f"{program}{found.tree.path} · {visit.say('models', count=found.files)} · {gib(found.size)}"

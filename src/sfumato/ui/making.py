@@ -44,7 +44,7 @@ class Remark:
 
 
 TICKET = "(ticket, ...rest) => [ticket || String(Math.random()).slice(2), ...rest]"  # before it has come
-_SWAP = "(w, h) => [h, w]"
+SWAP = "(w, h) => [h, w]"
 _LOCK = "(locked, w, h) => locked ? w / h : 0"
 _KEEP_HEIGHT = "(w, h, ratio) => ratio > 0 ? Math.max(64, Math.round(w / ratio / 8) * 8) : h"
 _KEEP_WIDTH = "(w, h, ratio) => ratio > 0 ? Math.max(64, Math.round(h * ratio / 8) * 8) : w"
@@ -107,7 +107,7 @@ class Making:
         self.form.group("guidance")
         ratio = gr.Number(value=0, visible="hidden", show_label=False)
         here = self.site.here
-        here(swap.click, _SWAP, [width, height], [width, height])
+        here(swap.click, SWAP, [width, height], [width, height])
         here(lock.change, _LOCK, [lock, width, height], [ratio])
         here(width.input, _KEEP_HEIGHT, [width, height, ratio], [height])
         here(height.input, _KEEP_WIDTH, [width, height, ratio], [width])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,24 @@ STRIP = """<div class="sf-strip" data-tab="{tab}">
 SENDS = ("txt2img", "img2img", "inpaint", "extras")  # inlets, in the order of their buttons
 
 
+def senders(
+    site: Site, name: str, inlets: Sequence[str], inputs: Sequence[Any], send: Callable[..., Sent]
+) -> None:
+    """Make a row of buttons that send a picture to other tabs.
+
+    Args:
+        site: of the page.
+        name: that the buttons' names begin with.
+        inlets: where to, one a button.
+        inputs: components whose values say which picture.
+        send: gives it, from the visit and these values.
+    """
+    with gr.Row(elem_classes=["sf-sends"]):
+        for inlet in inlets:
+            button = gr.Button(t(f"send.{inlet}"), size="sm", min_width=90, elem_id=f"{name}_to_{inlet}")
+            site.outlets.append(Outlet(button=button, inlet=inlet, inputs=inputs, send=send))
+
+
 class Pictures:
     """The pictures of a job, what they were made from, and buttons that send them elsewhere."""
 
@@ -43,8 +61,7 @@ class Pictures:
             selected_index=0, object_fit="contain",
             height=520, interactive=False, buttons=["download", "fullscreen"],
         )  # fmt: skip
-        with gr.Row(elem_classes=["sf-sends"]):
-            buttons = [gr.Button(t(f"send.{each}"), size="sm", min_width=90) for each in sends]
+        senders(site, name, sends, [self.job, self.chosen], self.send)
         self.infotext = gr.Textbox(
             label=t("results.infotext"), elem_id=f"{name}_infotext", lines=3, max_lines=8,
             interactive=False, buttons=["copy"],
@@ -53,8 +70,6 @@ class Pictures:
             label=t("results.seed"), interactive=False, max_lines=1, elem_id=f"{name}_made_seed",
             visible=seeds,
         )  # fmt: skip
-        self.job = gr.Textbox(visible="hidden", elem_id=f"{name}_job", show_label=False)
-        self.chosen = gr.Textbox(value="0", visible="hidden", show_label=False)
         site.on(
             self.gallery.select,
             self._select,
@@ -62,10 +77,6 @@ class Pictures:
             [self.infotext, self.seed, self.chosen],
             select=True,
         )
-        for button, inlet in zip(buttons, sends, strict=True):
-            site.outlets.append(
-                Outlet(button=button, inlet=inlet, inputs=[self.job, self.chosen], send=self.send)
-            )
 
     @property
     def outputs(self) -> list[Any]:

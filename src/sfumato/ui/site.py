@@ -16,7 +16,7 @@ from sfumato.app.counter import PromptCounter
 from sfumato.app.engine import Engine
 from sfumato.app.outcome import fault_of
 from sfumato.app.settings import shown
-from sfumato.errors import ModelNotFoundError, SfumatoError
+from sfumato.errors import ModelNotFoundError, RequestError, SfumatoError
 from sfumato.pipeline.upscalers import upscalers
 from sfumato.text.styles import Style, find_styles
 from sfumato.types import Request, ResizeMode
@@ -56,6 +56,12 @@ class Sent:
     before: Path | None = None  # the picture that it was made from
     fit: ResizeMode = "Just resize"  # how that one came to this one's shape
     request: Request | None = None  # where the settings are known better than by their text
+
+    def picture(self, visit: Visit) -> Path:
+        """The picture. Raises RequestError: there is none."""
+        if self.image is None:
+            raise RequestError(visit.say("no_picture"))
+        return self.image
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,16 @@ def word(key: str, language: str = LANGUAGES[0], **places: object) -> str:
     return text.format(**places) if places else text
 
 
+def words_below(language: str, *above: str) -> dict[str, str]:
+    """The words of a language below some keys, by the rest of their own: of "tool", `tool.swap` is `swap`."""
+    return {
+        key.removeprefix(f"{each}."): text
+        for each in above
+        for key, text in table(language).items()
+        if key.startswith(f"{each}.")
+    }
+
+
 def t(key: str) -> Any:
     """A word that the browser puts into its own language."""
     assert key in table(LANGUAGES[0]), f"no word {key!r} in languages/{LANGUAGES[0]}.toml"

@@ -4,11 +4,7 @@
   const fieldOf = id => byId(id)?.querySelector("input, textarea");
   const filled = (text, places) => text.replace(/\{(\w+)\}/g, (_, name) => places[name]);
   const small = (id, side = 128) => `api/v1/gallery/${id}/thumbnail?side=${side}`;
-  const tell = (id, value) => { // a component learns it
-    const field = fieldOf(id);
-    field.value = value;
-    field.dispatchEvent(new Event("input", {bubbles: true}));
-  };
+  const tell = (id, value) => write(fieldOf(id), value, 0, 0); // a component learns it
 
   async function ask(address) { // what the server tells, or in words why it does not
     const answer = await fetch(address);

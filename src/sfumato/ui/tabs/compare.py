@@ -25,11 +25,10 @@ def build(site: Site) -> None:
     )  # fmt: skip
 
     def fill(visit: Visit, sent: Sent) -> list[Any]:
-        if sent.image is None:
-            raise RequestError(visit.say("no_picture"))
+        after = sent.picture(visit)
         if sent.before is None:
             raise RequestError(visit.say("no_before"))
-        return [pair(read_picture(sent.before), read_picture(sent.image), sent.fit)]
+        return [pair(read_picture(sent.before), read_picture(after), sent.fit)]
 
     site.inlets[TAB] = Inlet(tab=TAB, outputs=[slider], fill=fill)
 

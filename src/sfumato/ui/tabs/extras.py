@@ -20,7 +20,7 @@ from sfumato.types import Request
 from sfumato.ui.effects import update
 from sfumato.ui.form import tool
 from sfumato.ui.live import MAX_TOGETHER, current
-from sfumato.ui.making import TICKET, new_ticket, stop, submit_all
+from sfumato.ui.making import SWAP, TICKET, new_ticket, stop, submit_all
 from sfumato.ui.results import SENDS, Results
 from sfumato.ui.site import Inlet, Load, Sent, Site, Visit, as_upload
 from sfumato.ui.strings import t
@@ -126,7 +126,7 @@ class Extras:
                 first = self._choice("upscaler", names, next(each for each in FIRST if each in names))
                 second = self._choice("second", names, NONE)
             visibility = self._slider("second_visibility", 0, 1, 0.001, 0, interactive=False)
-        self.site.here(swap.click, "(w, h) => [h, w]", [width, height], [width, height])
+        self.site.here(swap.click, SWAP, [width, height], [width, height])
         for tab, name in ((by, "by"), (to, "to")):
             self.site.here(tab.select, f"() => '{name}'", [], [self.parts["by"]])
         self._follows("upscale", "scale", "max_side", "width", "height", "crop", "upscaler", "second")
@@ -223,9 +223,7 @@ class Extras:
         return [gr.update(value=pair(before, after, sent.fit), visible=True), done]
 
     def _fill(self, visit: Visit, sent: Sent) -> list[Any]:
-        if sent.image is None:
-            raise RequestError(visit.say("no_picture"))
-        return [as_upload(sent.image, self.parts["image"]), MODES[0], gr.Tabs(selected=MODES[0])]
+        return [as_upload(sent.picture(visit), self.parts["image"]), MODES[0], gr.Tabs(selected=MODES[0])]
 
 
 FOUND = ("upscaler", "second", *(name.lower() for name in RESTORERS))

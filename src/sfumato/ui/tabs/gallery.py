@@ -13,7 +13,7 @@ import gradio as gr
 
 from sfumato.errors import RequestError
 from sfumato.ui.site import Outlet, Sent, Site, Visit
-from sfumato.ui.strings import t, table
+from sfumato.ui.strings import t, words_below
 
 ROOT = '<div id="gallery_root" class="sf-g"></div>'
 SENDS = ("txt2img", "img2img", "inpaint", "extras", "png_info", "compare")  # inlets
@@ -52,6 +52,4 @@ def _sent(site: Site, visit: Visit, ids: str) -> Sent:
 
 def told(visit: Visit) -> dict[str, Any]:
     """What the script has to know: its words, and whether the visitor may import folders."""
-    words = {key.removeprefix("gallery."): text for key, text in table(visit.language).items()
-             if key.startswith("gallery.")}  # fmt: skip
-    return {"words": words, "imports": visit.role == "admin"}
+    return {"words": words_below(visit.language, "gallery"), "imports": visit.role == "admin"}

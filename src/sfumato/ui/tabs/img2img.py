@@ -96,10 +96,8 @@ def remark(visit: Visit, requests: Sequence[Request]) -> str:
 
 def _filling(form: Form, name: str) -> Callable[[Visit, Sent], list[Any]]:
     def fill(visit: Visit, sent: Sent) -> list[Any]:
-        if sent.image is None:
-            raise RequestError(visit.say("no_picture"))
+        picture = read_picture(sent.picture(visit))
         values = form.paste(sent.infotext) if sent.infotext else [gr.skip()] * len(form.inputs)
-        picture = read_picture(sent.image)
         shown = gr.update(visible=name in MASKED)
         held = _on_canvas(picture) if name in EDITORS else picture
         return [*values, shown, held, name, gr.Tabs(selected=name)]

@@ -13,8 +13,8 @@ from sfumato.ui import controls
 from sfumato.ui.form import Form
 from sfumato.ui.latent_space import TAB
 from sfumato.ui.making import new_ticket, stop, submit_all
-from sfumato.ui.results import SENDS, STRIP
-from sfumato.ui.site import Load, Outlet, Sent, Site, Visit
+from sfumato.ui.results import SENDS, STRIP, senders
+from sfumato.ui.site import Load, Sent, Site, Visit
 from sfumato.ui.strings import t
 
 MAP = """<div class="sf-map" id="latent_map">
@@ -73,6 +73,14 @@ def _html(markup: str) -> None:
 def _opened(site: Site, stops: Any) -> None:
     """What is seen of the picture that was chosen on the map."""
     chosen = gr.Textbox(visible="hidden", show_label=False, elem_id=f"{TAB}_chosen")
+
+    def sent(visit: Visit, picture_id: str) -> Sent:
+        if not picture_id:
+            raise RequestError(visit.say("no_picture"))
+        gallery = site.engine.gallery
+        picture = gallery.get(picture_id, visit.owner)
+        return Sent(image=gallery.path(picture), infotext=picture.infotext)
+
     with gr.Column(elem_id=f"{TAB}_opened_place", elem_classes=["sf-opened-place"]), gr.Row():
         with gr.Column(scale=2, min_width=280):
             _html(OPENED)
@@ -82,23 +90,13 @@ def _opened(site: Site, stops: Any) -> None:
                 interactive=False, buttons=["copy"],
             )  # fmt: skip
             add = gr.Button(t("latent.add"), size="sm", elem_id=f"{TAB}_add")
-            with gr.Row(elem_classes=["sf-sends"]):
-                buttons = [gr.Button(t(f"send.{each}"), size="sm", min_width=90) for each in SENDS]
-
-    def sent(visit: Visit, picture_id: str) -> Sent:
-        if not picture_id:
-            raise RequestError(visit.say("no_picture"))
-        gallery = site.engine.gallery
-        picture = gallery.get(picture_id, visit.owner)
-        return Sent(image=gallery.path(picture), infotext=picture.infotext)
+            senders(site, TAB, SENDS, [chosen], sent)
 
     def show(visit: Visit, picture_id: str) -> str:
         return site.engine.gallery.get(picture_id, visit.owner).infotext if picture_id else ""
 
     site.on(chosen.change, show, [chosen], [infotext], trigger_mode="always_last")
     site.here(add.click, _ADD, [chosen, stops], [stops])
-    for button, inlet in zip(buttons, SENDS, strict=True):
-        site.outlets.append(Outlet(button=button, inlet=inlet, inputs=[chosen], send=sent))
 
 
 class Walking:

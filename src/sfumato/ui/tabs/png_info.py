@@ -12,8 +12,8 @@ import gradio as gr
 from sfumato.errors import OutputError, RequestError
 from sfumato.pipeline.dialects import Origin, origin
 from sfumato.pipeline.images import read_texts
-from sfumato.ui.results import SENDS
-from sfumato.ui.site import Inlet, Outlet, Sent, Site, Visit, as_upload
+from sfumato.ui.results import SENDS, senders
+from sfumato.ui.site import Inlet, Sent, Site, Visit, as_upload
 from sfumato.ui.strings import t
 
 TAB = "png_info"
@@ -29,11 +29,7 @@ def build(site: Site) -> None:
                 label=t("mode.picture"), type="filepath", image_mode=None, height=480,
                 sources=["upload", "clipboard"], elem_id=f"{TAB}_image", buttons=["fullscreen"],
             )  # fmt: skip
-            with gr.Row(elem_classes=["sf-sends"]):
-                buttons = [
-                    gr.Button(t(f"send.{each}"), size="sm", min_width=90, elem_id=f"{TAB}_to_{each}")
-                    for each in SENDS
-                ]
+            senders(site, TAB, SENDS, [image], send)
         with gr.Column(scale=6, min_width=320):
             program = gr.Textbox(
                 label=t("png.program"), interactive=False, max_lines=3, elem_id=f"{TAB}_program"
@@ -52,13 +48,9 @@ def build(site: Site) -> None:
     site.on(
         image.change, read, [image], [program, infotext, notes, fields, texts], trigger_mode="always_last"
     )
-    for button, inlet in zip(buttons, SENDS, strict=True):
-        site.outlets.append(Outlet(button=button, inlet=inlet, inputs=[image], send=send))
 
     def fill(visit: Visit, sent: Sent) -> list[Any]:
-        if sent.image is None:
-            raise RequestError(visit.say("no_picture"))
-        return [as_upload(sent.image, image)]
+        return [as_upload(sent.picture(visit), image)]
 
     site.inlets[TAB] = Inlet(tab=TAB, outputs=[image], fill=fill)
 
