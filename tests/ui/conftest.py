@@ -20,11 +20,16 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 @contextmanager
 def serving(
-    folder: Path, *options: str, processes: list[Any] | None = None, first: bool = False
+    folder: Path,
+    *options: str,
+    page: Any = None,
+    processes: list[Any] | None = None,
+    first: bool = False,
 ) -> Iterator[str]:
     """A server as a process, with the page made; its address. It is killed at the end.
 
-    Where it is not to be the `first` start, nobody is asked which models to use.
+    A `page` of it is closed before, so that nothing it still loads is missing. Where it is not to be the
+    `first` start, nobody is asked which models to use.
     """
     (folder / "data").mkdir(exist_ok=True)
     if not first:
@@ -45,6 +50,8 @@ def serving(
                 assert process.poll() is None
             yield address
         finally:
+            if page is not None:
+                page.close()
             process.kill()
             process.communicate()
 

@@ -63,7 +63,7 @@ def jobs(address: str) -> list[dict[str, Any]]:
 
 
 def test_words_become_a_picture(page: Any, tmp_path: Path) -> None:
-    with serving(tmp_path) as address:
+    with serving(tmp_path, page=page) as address:
         page.goto(address)
         page.locator(PROMPT).fill("a slice of pizza, 3d")
         page.keyboard.press("Control+Enter")
@@ -97,7 +97,7 @@ def test_what_runs_is_shown_after_a_reload_in_a_second_tab_and_after_a_kill(
         page.locator("#txt2img_gallery img").first.wait_for()
         assert len(jobs(address)) == 1
     says(page, "connection is lost")
-    with serving(tmp_path, "--port", port) as address:
+    with serving(tmp_path, "--port", port, page=page) as address:
         says(page, r"Step \d+/150")
         page.screenshot(path=tmp_path / "again.png", full_page=True)
         page.keyboard.press("Escape")
@@ -118,7 +118,7 @@ def test_what_runs_is_shown_after_a_reload_in_a_second_tab_and_after_a_kill(
 
 
 def test_a_form_sent_twice_is_one_job(page: Any, tmp_path: Path) -> None:
-    with serving(tmp_path) as address:
+    with serving(tmp_path, page=page) as address:
         page.goto(address)
         page.locator(PROMPT).fill("a house")
         page.locator("#txt2img_generate").dblclick()
@@ -144,7 +144,7 @@ def test_a_form_sent_twice_is_one_job(page: Any, tmp_path: Path) -> None:
 
 
 def test_what_others_write_is_shown_as_text(page: Any, tmp_path: Path) -> None:
-    with serving(tmp_path) as address:
+    with serving(tmp_path, page=page) as address:
         page.goto(address)
         write(page, "sampling_steps", "1")
         page.locator(PROMPT).fill(HOSTILE)
@@ -160,7 +160,7 @@ def test_what_others_write_is_shown_as_text(page: Any, tmp_path: Path) -> None:
 
 
 def test_a_picture_that_is_dropped_on_the_prompt_fills_the_form(page: Any, tmp_path: Path) -> None:
-    with serving(tmp_path) as address:
+    with serving(tmp_path, page=page) as address:
         page.goto(address)
         write(page, "sampling_steps", "3")
         write(page, "canvas_seed", "12345678901234567890")  # more than a number of JavaScript holds
@@ -178,7 +178,7 @@ def test_a_picture_that_is_dropped_on_the_prompt_fills_the_form(page: Any, tmp_p
 
 
 def test_a_script_makes_its_sheet(page: Any, tmp_path: Path) -> None:
-    with serving(tmp_path) as address:
+    with serving(tmp_path, page=page) as address:
         page.goto(address)
         write(page, "sampling_steps", "2")
         page.locator("#txt2img_script input").click()
@@ -194,7 +194,7 @@ def test_a_script_makes_its_sheet(page: Any, tmp_path: Path) -> None:
 
 
 def test_it_generates_until_it_is_told_to_stop(page: Any, tmp_path: Path) -> None:
-    with serving(tmp_path) as address:
+    with serving(tmp_path, page=page) as address:
         page.goto(address)
         write(page, "sampling_steps", "1")
         page.locator("#txt2img_tool_forever").click()
@@ -206,7 +206,7 @@ def test_it_generates_until_it_is_told_to_stop(page: Any, tmp_path: Path) -> Non
 
 
 def test_size_is_swapped_and_keeps_its_ratio(page: Any, tmp_path: Path) -> None:
-    with serving(tmp_path) as address:
+    with serving(tmp_path, page=page) as address:
         page.goto(address)
         page.locator("#txt2img_generate").wait_for()
         write(page, "canvas_width", "256")
@@ -251,7 +251,7 @@ def test_the_page_speaks_the_browsers_language(browser: Any, served: str, langua
 
 
 def test_who_is_not_known_logs_in_first(page: Any, tmp_path: Path) -> None:
-    with serving(tmp_path, "--login") as address:
+    with serving(tmp_path, "--login", page=page) as address:
         page.goto(address)
         assert page.url.endswith("/login")
         page.locator("[name=password]").fill((tmp_path / "data" / "token").read_text().strip())

@@ -57,7 +57,7 @@ def test_a_click_writes_what_calls_an_adapter_and_a_second_takes_it_away(page: A
     fur.with_suffix(".json").write_text('{"activation text": "fluffy", "preferred weight": 0.8}')
     fur.with_suffix(".png").write_bytes(png("red"))
     embedding(models / "embeddings" / "zqx.safetensors")
-    with serving(tmp_path) as address:
+    with serving(tmp_path, page=page) as address:
         page.goto(address)
         prompt, negative = (page.locator(f"#txt2img_prompt_{each} textarea") for each in ("text", "negative"))
         prompt.fill("a cat")

@@ -17,7 +17,7 @@ def test_a_picture_is_read_and_enlarged(page: Any, tmp_path: Path) -> None:
     text = f"{HOSTILE}\nNegative prompt: grey\nSteps: 7, Sampler: Euler, CFG scale: 3, Seed: 5, Size: 128x64"
     chunks.add_text("parameters", text)
     Image.effect_mandelbrot((96, 64), (-2, -1.2, 1, 1.2), 60).save(tmp_path / "in.png", pnginfo=chunks)
-    with serving(tmp_path) as address:
+    with serving(tmp_path, page=page) as address:
         page.goto(address)
         page.get_by_role("tab", name="PNG Info").first.click()
         page.locator("#png_info_image input[type=file]").set_input_files(str(tmp_path / "in.png"))
@@ -43,7 +43,6 @@ def test_a_picture_is_read_and_enlarged(page: Any, tmp_path: Path) -> None:
         page.screenshot(path=tmp_path / "extras.png", full_page=True)
         assert page.title() == "Sfumato"
         assert page.locator("img[src=x]").count() == 0
-        page.close()  # before its server is gone
     (file,) = (tmp_path / "outputs").rglob("*.png")
     with Image.open(file) as image:
         assert image.size == (384, 256)

@@ -43,7 +43,7 @@ def test_pictures_are_found_opened_deleted_and_brought_back(page: Any, tmp_path:
     fill(tmp_path)
     loaded: list[str] = []
     page.on("request", lambda request: loaded.append(request.url) if "/thumbnail" in request.url else None)
-    with serving(tmp_path) as address:
+    with serving(tmp_path, page=page) as address:
         page.goto(address)
         page.get_by_role("tab", name="Gallery", exact=True).click()
         counts(page, COUNT + 1)
@@ -121,4 +121,3 @@ def test_pictures_are_found_opened_deleted_and_brought_back(page: Any, tmp_path:
             "document.querySelector('#img2img_prompt_text textarea').value.startsWith('a ')"
         )
         assert page.title() == "Sfumato"
-        page.close()

@@ -24,7 +24,7 @@ def test_what_the_mouse_did_not_paint_over_stays_as_it_was(page: Any, tmp_path: 
     exif[0x0112] = 6
     stored.save(tmp_path / "source.png", exif=exif)
     upright = np.asarray(stored.transpose(Image.Transpose.ROTATE_270))
-    with serving(tmp_path) as address:
+    with serving(tmp_path, page=page) as address:
         page.goto(address)
         page.get_by_role("tab", name="img2img").first.click()
         page.get_by_role("tab", name="Inpaint", exact=True).click()
@@ -51,7 +51,6 @@ def test_what_the_mouse_did_not_paint_over_stays_as_it_was(page: Any, tmp_path: 
         page.locator("#img2img_gallery img").first.wait_for()
         (file,) = (tmp_path / "outputs").rglob("*.png")
         (painted,) = masks(tmp_path)
-        page.close()  # before its server is gone
     result = np.asarray(Image.open(file).convert("RGB"))
     assert result.shape == upright.shape
     assert painted.shape == upright.shape[:2]

@@ -61,6 +61,8 @@ class Pictures:
             selected_index=0, object_fit="contain",
             height=520, interactive=False, buttons=["download", "fullscreen"],
         )  # fmt: skip
+        self.job = gr.Textbox(visible="hidden", elem_id=f"{name}_job", show_label=False)
+        self.chosen = gr.Textbox(value="0", visible="hidden", show_label=False)
         senders(site, name, sends, [self.job, self.chosen], self.send)
         self.infotext = gr.Textbox(
             label=t("results.infotext"), elem_id=f"{name}_infotext", lines=3, max_lines=8,
