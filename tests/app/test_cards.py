@@ -142,6 +142,8 @@ def test_a_picture_beside_a_file_is_shown_small_and_anew_when_it_changes(tmp_pat
     beside = path.with_suffix(".preview.png")
     beside.write_bytes(png("red", (2000, 1000)))
     assert colour(shown.picture("lora", "fur")) == (1, 0, 0)
+    with pytest.raises(ModelNotFoundError, match="has no picture"):
+        shown.picture("embedding", "fur")  # of another kind
     with Image.open(io.BytesIO(shown.picture("lora", "fur"))) as image:
         assert image.size == (module.SIDE, module.SIDE // 2)
     first = shown.find("lora")[0].picture

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -101,6 +102,25 @@ def test_any_number_of_workers_make_what_a_server_takes_in(server: Engine, share
     for job in ended:
         data = (server.settings.outputs / job.made[0].file).read_bytes()
         assert hashlib.sha256(data).hexdigest() == job.made[0].sha256
+
+
+@pytest.mark.slow
+def test_what_a_dead_process_had_half_written_is_gone_when_its_job_is_made(
+    server: Engine, shared: Settings
+) -> None:
+    job = server.submit(request())
+    day = shared.outputs / datetime.fromtimestamp(job.created, UTC).strftime("%Y-%m-%d")
+    day.mkdir(parents=True)
+    own, others = (
+        day / f".{job.number:06d}-000-1.png.ab12.part",
+        day / f".{job.number + 1:06d}-000-1.png.ab12.part",
+    )
+    own.touch()
+    others.touch()  # a worker may be writing it
+    with working(shared):
+        assert server.wait(job.id, TIMEOUT).state == "done"
+    assert not own.exists()
+    assert others.exists()
 
 
 @pytest.mark.slow
