@@ -18,7 +18,7 @@ from sfumato.app.engine import Engine
 from sfumato.errors import RequestError
 from sfumato.pipeline.dialects import origin
 from sfumato.ui.page import TABS
-from sfumato.ui.site import Site, Visit
+from sfumato.ui.site import Sent, Site, Visit
 from sfumato.ui.tabs import png_info
 
 VISIT = Visit()
@@ -112,3 +112,15 @@ def test_it_reaches_every_form_with_all_fields(engine: Engine, tmp_path: Path, t
         }
     else:
         assert Path(values[0]).read_bytes() == Path(str(sent.image)).read_bytes()
+
+
+@pytest.mark.parametrize("target", ["img2img", "inpaint", "extras", "png_info", "compare"])
+def test_a_tab_that_needs_a_picture_says_so_where_none_was_sent(engine: Engine, target: str) -> None:
+    def build(site: Site) -> None:
+        for name, module in TABS:
+            if name in ("img2img", "extras", "png_info", "compare") and module.build:
+                module.build(site)
+
+    site, _ = built(engine, build)
+    with pytest.raises(RequestError, match="no picture"):
+        site.inlets[target].fill(VISIT, Sent(infotext="a cat"))
