@@ -130,6 +130,16 @@ def test_noise_that_is_nearly_the_same_is_mixed_along_a_line():
     assert torch.equal(slerp(low, low, 0.25), low)
 
 
+@pytest.mark.parametrize(("cosine", "line"), [(0.9996, True), (0.9994, False), (0.8, False)])
+def test_the_line_serves_from_a_cosine_of_9995_on(cosine, line):
+    low = torch.tensor([[[1.0], [0.0]]], dtype=torch.float64)
+    high = torch.tensor([[[cosine], [math.sqrt(1 - cosine**2)]]], dtype=torch.float64)
+    angle = math.acos(cosine) / 4
+    on_sphere = torch.tensor([[[math.cos(angle)], [math.sin(angle)]]], dtype=torch.float64)
+    expected = 0.25 * low + 0.75 * high if line else on_sphere
+    torch.testing.assert_close(slerp(low, high, 0.25), expected, rtol=0, atol=1e-12)
+
+
 def test_pictures_one_latent_high_have_variations_too():
     noise = drawn(Variation(strength=0.3), shape=(4, 1, 9)).draw()
     assert noise.isfinite().all()
